@@ -1,0 +1,1 @@
+"""Observability and trace analysis for LLM prefill engines with DP attention."""
