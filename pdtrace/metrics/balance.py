@@ -1,0 +1,133 @@
+"""Balance: how evenly the DP ranks shared passes, tokens and time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pdtrace.metrics.tally import (
+    FAMILIES,
+    NO_DURATION,
+    NO_ITERATION,
+    Metric,
+    Prices,
+    as_seconds,
+    measure_tallies,
+    total,
+)
+from pdtrace.schema import ROLES
+
+if TYPE_CHECKING:
+    from pdtrace.run import Part, Run
+
+
+class BalanceTally:
+    """Counts passes, tokens and nanoseconds by rank and role."""
+
+    def __init__(self, run: Run, prices: Prices) -> None:
+        self.dp_size = run.dp_size
+        self.passes: Counter[tuple[int, str]] = Counter()
+        self.ns: Counter[tuple[int, str]] = Counter()
+        self.tokens: Counter[int] = Counter()
+        self.busy_ns = 0
+        self.num_timed = 0
+
+    def add(self, part: Part) -> None:
+        """Take one part in."""
+        durations = part.iterations["duration"]
+        self.busy_ns += total(durations)
+        self.num_timed += durations.count()
+        groups = part.rank_passes.group_by("dp_rank", pl.col("role").cast(pl.String)).agg(
+            pl.len(),
+            pl.col("duration").cast(pl.Int64).sum(),
+            pl.col("num_new_tokens").cast(pl.Int64).sum(),
+        )
+        for rank, role, passes, ns, tokens in groups.iter_rows():
+            self.passes[rank, role] += passes
+            self.ns[rank, role] += ns
+            self.tokens[rank] += tokens if role == "prefill" else 0
+
+    def rows(self) -> list[Metric]:
+        """Rows of the family; see :func:`measure_balance`."""
+        rows = [row for rank in range(self.dp_size) for row in self._rank_rows(rank)]
+        num_passes = sum(self.passes.values())
+        prefills = sum(n for (_, role), n in self.passes.items() if role == "prefill")
+        prefill_ns = sum(ns for (_, role), ns in self.ns.items() if role == "prefill")
+        tokens = sum(self.tokens.values())
+        note = None if num_passes else NO_ITERATION
+        most = max(self.tokens.values(), default=0)
+        return [
+            *rows,
+            Metric(
+                "num_prefill_passes", prefills if num_passes else None, "count", num_passes, note
+            ),
+            Metric(
+                "prefill_rank_seconds",
+                as_seconds(prefill_ns) if self.num_timed else None,
+                "s",
+                prefills,
+                note or (None if self.num_timed else NO_DURATION),
+            ),
+            Metric(
+                "rank_token_imbalance_ratio",
+                most * self.dp_size / tokens if tokens else None,
+                "ratio",
+                prefills,
+                note,
+            ),
+        ]
+
+    def _rank_rows(self, rank: int) -> list[Metric]:
+        num = {role: self.passes[rank, role] for role in ROLES}
+        n = sum(num.values())
+        if not n:
+            return []
+        is_blind = num["unknown"] > 0 and num["idle"] == 0
+        blind = "its silent passes are unknown" if is_blind else None
+        untimed = None if self.num_timed else NO_DURATION
+
+        def seconds(role: str) -> float | None:
+            return as_seconds(self.ns[rank, role]) if self.num_timed else None
+
+        return [
+            Metric("num_prefill_passes", num["prefill"], "count", n, dp_rank=rank),
+            Metric("idle_rank_passes", None if is_blind else num["idle"], "count", n, blind, rank),
+            Metric("unknown_rank_passes", num["unknown"], "count", n, dp_rank=rank),
+            Metric("num_decode_passes", num["decode"], "count", n, dp_rank=rank),
+            Metric("num_new_tokens", self.tokens[rank], "tokens", num["prefill"], dp_rank=rank),
+            Metric("prefill_rank_seconds", seconds("prefill"), "s", num["prefill"], untimed, rank),
+            Metric(
+                "idle_rank_seconds",
+                None if is_blind else seconds("idle"),
+                "s",
+                num["idle"],
+                blind or untimed,
+                rank,
+            ),
+            Metric(
+                "prefill_time_ratio",
+                self.ns[rank, "prefill"] / self.busy_ns if self.busy_ns else None,
+                "ratio",
+                n,
+                untimed,
+                rank,
+            ),
+        ]
+
+
+FAMILIES.register("balance", BalanceTally)
+
+
+def measure_balance(run: Run) -> list[Metric]:
+    """Measure how evenly the ranks shared the work.
+
+    For each rank: passes by role, tokens, seconds in prefill and idle batches (the sums over ranks
+    are the engine's), and ``prefill_time_ratio`` = its prefill seconds ÷ the engine's busy seconds.
+
+    * ``num_prefill_passes`` = rank passes that prefilled = Σ fusion widths.
+    * ``rank_token_imbalance_ratio`` = tokens of the busiest rank ÷ mean over ranks; 1 is even,
+      dp_size is everything on one rank. Unevenness *within* iterations is ``padded_tokens``.
+    """
+    return measure_tallies(run, [BalanceTally(run, Prices())])

@@ -1,0 +1,113 @@
+"""What every metric family is made of: a tally that is fed part by part and then gives its rows.
+
+A run may be far larger than memory, so no family sees it whole: each keeps integers (counts,
+tokens, nanoseconds) whose sums do not depend on where the parts were cut, and compact arrays where
+a quantile needs every value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import polars as pl
+
+from pdtrace.registry import Shelf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pdtrace.run import Part, Run
+
+NO_ITERATION = "no prefill batch was found in the input"
+NO_DURATION = "no iteration has a duration; lines with milliseconds or printed throughput give it"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table ``metrics``; its fields are the columns."""
+
+    metric: str
+    value: float | None
+    unit: str
+    n: int
+    note: str | None = None
+    dp_rank: int | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What turns rank time into money.
+
+    Attributes:
+        gpu_hour_cost: US dollars of one GPU for one hour; None: not asked.
+    """
+
+    gpu_hour_cost: float | None = None
+
+
+class Tally(Protocol):
+    """Counts over the parts of one run."""
+
+    def add(self, part: Part) -> None:
+        """Take one part in; the order of parts does not change what comes out."""
+
+    def rows(self) -> list[Metric]:
+        """The family's rows over everything taken in so far."""
+
+
+FAMILIES: Shelf[Callable[[Run, Prices], Tally]] = Shelf("pdtrace.metrics", noun="metric family")
+
+
+def measure_tallies(run: Run, tallies: Iterable[Tally]) -> list[Metric]:
+    """Feed every part of the run to all tallies, reading each part once, and collect their rows."""
+    tallies = list(tallies)
+    for part in run:
+        for tally in tallies:
+            tally.add(part)
+    return [row for tally in tallies for row in tally.rows()]
+
+
+def as_seconds(nanoseconds: int) -> float:
+    """Nanoseconds as seconds."""
+    return nanoseconds / 1e9
+
+
+def total(series: pl.Series) -> int:
+    """Exact integer sum of a column, durations as nanoseconds; nulls are left out."""
+    return int(series.cast(pl.Int64).sum())
+
+
+class Sample:
+    """All values of one quantity in a compact array, for quantiles.
+
+    A quantile is interpolated linearly between the two nearest values, as numpy does by default.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[np.ndarray] = []
+
+    def add(self, values: pl.Series) -> None:
+        """Take a column of numbers in; nulls are left out."""
+        self._chunks.append(values.drop_nulls().cast(pl.Float64).to_numpy())
+
+    def __len__(self) -> int:
+        return sum(len(c) for c in self._chunks)
+
+    def quantile(self, share: float) -> float | None:
+        """The value below which ``share`` of the sample lies; None if there is none."""
+        if not len(self):
+            return None
+        self._chunks = [np.concatenate(self._chunks)]
+        return float(np.quantile(self._chunks[0], share))
+
+    def mean(self) -> float | None:
+        """Arithmetic mean; None if there is no value."""
+        return float(np.concatenate(self._chunks).mean()) if len(self) else None
+
+    def max(self) -> float | None:
+        """Largest value; None if there is none."""
+        return max((float(c.max()) for c in self._chunks if len(c)), default=None)
