@@ -1,0 +1,242 @@
+"""Reads scheduler logs: one or several files of one engine → ``Recording``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pdtrace.errors import InputError
+from pdtrace.run import EngineInfo, Recording, SourceFile
+from pdtrace.schema import DECISIONS, REQUESTS
+from pdtrace.sources.scheduler_log import server_args as sa
+from pdtrace.sources.scheduler_log.blocks import SMALL_BYTES, PlainReader, parse_blocks
+from pdtrace.sources.scheduler_log.clock import Clock
+from pdtrace.sources.scheduler_log.reference import EMBEDDED, parse_block
+from pdtrace.sources.scheduler_log.state import LogState, Wrapped
+from pdtrace.sources.scheduler_log.wrappers import Unwrapper
+from pdtrace.sources.spill import EventChunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pdtrace.sources.formats import ReadOptions
+    from pdtrace.sources.inputs import Input
+    from pdtrace.sources.scheduler_log.engine import EngineFacts
+    from pdtrace.sources.scheduler_log.lines import Parsed
+
+_FOREIGN_BATCH = re.compile(rb"(?:Prefill|Decode) batch(?: \[\d+\])?[.,] #")
+
+
+def read_logs(inputs: Sequence[Input], options: ReadOptions) -> Recording:
+    """Read the scheduler logs of one engine; several files are merged by time.
+
+    Args:
+        inputs: The files, opened.
+        options: What the caller wants.
+
+    Raises:
+        InputError: A file is damaged, or nothing in it looks like an SGLang log.
+        UsageError: The zone is unknown.
+    """
+    total = sum(i.num_bytes for i in inputs)
+    before = 0
+    states: list[LogState] = []
+    files: list[SourceFile] = []
+    for source_id, source in enumerate(inputs):
+
+        def advance(done: int, before: int = before) -> None:
+            if options.progress is not None:
+                options.progress(before + done, total)
+
+        state = _read_file(source, source_id, Clock(options.tz), advance)
+        before += source.num_bytes
+        states.append(state)
+        files.append(
+            SourceFile(
+                path=source.path,
+                source="scheduler_log",
+                num_bytes=source.num_bytes or source.done_bytes,
+                num_lines=state.num_lines,
+                num_events=state.spill.num_rows,
+                skipped={k: v for k, v in state.skipped.items() if v},
+            )
+        )
+    engine, warnings = _join_engine(states, files, options)
+    events = EventChunks([s.spill for s in states])
+    return Recording(
+        engine=engine,
+        files=tuple(files),
+        events=events,
+        num_events=events.num_rows,
+        requests=pl.concat([REQUESTS.empty(), *(s.read_requests() for s in states)]),
+        decisions=pl.concat([DECISIONS.empty(), *(s.read_decisions() for s in states)]),
+        incidents=tuple(i for s in states for i in s.incidents),
+        warnings=tuple(warnings),
+    )
+
+
+def _read_file(
+    source: Input, source_id: int, clock: Clock, advance: Callable[[int], None]
+) -> LogState:
+    state = LogState(source_id, clock)
+    unwrapper = Unwrapper.detect(source.head)
+    has_foreign = False
+    if unwrapper is None and source.is_plain and source.num_bytes > SMALL_BYTES:
+        stream: Iterator[tuple[Parsed, bytes, Wrapped | None]] = iter(PlainReader(source, advance))
+    elif unwrapper is None:
+        stream = parse_blocks((b, None) for b in _advancing(source, advance))
+    else:
+        stream = parse_blocks(unwrapper.unwrap(_advancing(source, advance)))
+    last: bytes = b""
+    for parsed, text, wrapped in stream:
+        if not text.endswith(b"\n") and unwrapper is None:
+            cut = text.rfind(b"\n") + 1
+            text, last = text[:cut], text[cut:]  # noqa: PLW2901  (the rest of this turn is about it)
+            parsed = parse_block(text)  # noqa: PLW2901
+        if not has_foreign and not parsed.ints.shape[1] and not state.spill.num_rows:
+            has_foreign = _FOREIGN_BATCH.search(text) is not None
+        state.num_headers += parsed.ints.shape[1] + parsed.notes.shape[1]
+        state.fold(parsed, text, wrapped)
+    if last:
+        state.fold_last(last)
+    if unwrapper is not None:
+        state.num_lines = unwrapper.num_lines
+    state.flush_rows()
+    _check(source, state, has_foreign=has_foreign)
+    return state
+
+
+def _advancing(source: Input, advance: Callable[[int], None]) -> Iterator[bytes]:
+    for block in source.blocks():
+        yield block
+        advance(source.done_bytes)
+
+
+def _check(source: Input, state: LogState, *, has_foreign: bool) -> None:
+    if state.num_headers or EMBEDDED.search(source.head):
+        if not (has_foreign and not state.spill.num_rows):
+            return
+        has_foreign = not any(
+            state.skipped[k] for k in ("Prefill line without #new-token", "torn line")
+        )
+        if not has_foreign:
+            return
+    if has_foreign:
+        raise InputError(
+            "has 'Prefill batch' messages, but behind an unknown prefix instead of"
+            " '[YYYY-MM-DD HH:MM:SS ...] '; was SGLANG_LOGGING_CONFIG_PATH set? Record with the"
+            " default format",
+            path=source.path,
+        )
+    raise InputError(
+        "nothing in it looks like an SGLang log; expected lines such as"
+        " '[2026-05-28 03:21:01 DP0 TP0] Prefill batch, #new-seq: 1, ...'",
+        path=source.path,
+    )
+
+
+def _last_with_prefill(facts: Sequence[EngineFacts]) -> EngineFacts:
+    for wanted in ("num_prefill", "num_decode"):
+        for f in reversed(facts):
+            if getattr(f, wanted):
+                return f
+    return facts[-1]
+
+
+def _join_engine(
+    states: Sequence[LogState], files: Sequence[SourceFile], options: ReadOptions
+) -> tuple[EngineInfo, list[str]]:
+    warnings: list[str] = []
+    chosen = [_last_with_prefill(s.facts) for s in states]
+    main = chosen[0]
+    info_settings = sa.settings_from_server_info(options.server_info)
+    version = options.server_info.get("version")
+    release = ".".join(str(version).split(".")[:3]) if version else None
+    for other in chosen[1:]:
+        # one file a rank or a node: what the first does not say, another may
+        main.settings = main.settings or other.settings
+        main.sizes = main.sizes or other.sizes
+        main.delayer = main.delayer or other.delayer
+        main.max_dp_rank = max(main.max_dp_rank, other.max_dp_rank)
+        for name in ("num_prefill", "num_decode", "num_ms"):
+            setattr(main, name, getattr(main, name) + getattr(other, name))
+        main.any_bits |= other.any_bits
+        main.all_bits &= other.all_bits
+        main.has_label |= other.has_label
+        main.clues.low = max(main.clues.low, other.clues.low)
+        main.clues.high = min(main.clues.high, other.clues.high)
+    if not main.settings and info_settings:
+        main.settings = info_settings
+    warnings += _find_mixed(states, files, main)
+    engine = main.build_info(dp_size=options.dp_size, release=release)
+    for state, file in zip(states, files, strict=True):
+        warnings += _compare_runs(state, file)
+        if state.clock.num_disagreeing:
+            warnings.append(
+                f"{file.path}: {state.clock.num_disagreeing} lines carry a wrapper time that"
+                " disagrees with their own; their own was kept"
+            )
+        num_torn = state.skipped["torn line"]
+        if num_torn:
+            warnings.append(
+                f"{file.path}: {num_torn} batch lines were torn by another process's output and"
+                " could not be put together"
+            )
+    if main.clues.is_contradictory and release is None:
+        warnings.append(
+            "the lines show formats that no one release has: several engines in one log?"
+        )
+    if not main.num_prefill and engine.role == "prefill":
+        # 0.5.9 alone prints none; without a range the remedy is the same
+        low, high = engine.release_min, engine.release_max
+        if low is None or high is None or low == "0.5.9" or _may_be(low, high, "0.5.9"):
+            span = f"{low or '0.4.6'} to {high or '0.5.23'}"
+            warnings.append(
+                f"a prefill engine without Prefill lines (the log fits releases {span}; 0.5.9 prints"
+                " none on a prefill engine): use another release, or give its spans or time stats"
+            )
+    return engine, warnings
+
+
+def _may_be(low: str, high: str, release: str) -> bool:
+    from pdtrace.sources.scheduler_log.releases import parse_release  # noqa: PLC0415
+
+    return parse_release(low) <= parse_release(release) <= parse_release(high)
+
+
+def _find_mixed(
+    states: Sequence[LogState], files: Sequence[SourceFile], main: EngineFacts
+) -> list[str]:
+    found: list[str] = []
+    for state, file in zip(states, files, strict=True):
+        if state.ranks.is_mixed or any(f.is_mixed for f in state.facts):
+            found.append(
+                f"{file.path}: two engines seem to write into this log (the same rank prints two"
+                " formats, or two servers start); separate them, iterations cannot be trusted"
+            )
+    for i, a in enumerate(states):
+        for j in range(i + 1, len(states)):
+            b = states[j]
+            if not a.time_range or not b.time_range or not a.dp_ranks & b.dp_ranks:
+                continue
+            if a.time_range[0] <= b.time_range[1] and b.time_range[0] <= a.time_range[1]:
+                found.append(
+                    f"{files[i].path} and {files[j].path} hold the same DP rank at the same time:"
+                    " two engines? Analyse them one by one"
+                )
+    if found:
+        main.is_mixed = True
+    return found
+
+
+def _compare_runs(state: LogState, file: SourceFile) -> list[str]:
+    told = [f for f in state.facts if f.num_prefill and f.settings]
+    names = sorted({n for a, b in zip(told, told[1:], strict=False) for n in a.differences(b)})
+    if not names:
+        return []
+    return [
+        f"{file.path}: the engine was restarted with other settings ({', '.join(names)}); the"
+        " summary names those of the last run"
+    ]

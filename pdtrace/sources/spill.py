@@ -1,0 +1,117 @@
+"""Keeps the chunks of a table: in memory while they are few, in temporary files beyond that."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pdtrace.schema import EVENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MEMORY_BYTES = 24 << 20
+"""Chunks are kept in memory up to this many bytes over all of one store."""
+
+
+class Spill:
+    """Chunks of one file's events, in order; can be iterated any number of times.
+
+    The temporary folder is removed when the store is no longer used, or at exit.
+    """
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self._frames: list[pl.DataFrame | Path] = []
+        self._num_bytes = 0
+        self._folder: Path | None = None
+
+    def append(self, frame: pl.DataFrame) -> None:
+        """Add a chunk with any columns of ``events``; those left out are null."""
+        if not frame.height:
+            return
+        self.num_rows += frame.height
+        size = int(frame.estimated_size())
+        if self._num_bytes + size <= MEMORY_BYTES:
+            self._num_bytes += size
+            self._frames.append(frame)
+            return
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="pdtrace-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        path = self._folder / f"{len(self._frames)}.ipc"
+        frame.write_ipc(path, compression="lz4")
+        self._frames.append(path)
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        for item in self._frames:
+            if isinstance(item, pl.DataFrame):
+                yield item
+            else:
+                yield pl.read_ipc(item)
+
+
+class EventChunks:
+    """The events of several files, merged by time, numbered, with all declared columns."""
+
+    def __init__(self, stores: Sequence[Spill]) -> None:
+        self.stores = tuple(s for s in stores if s.num_rows)
+
+    @property
+    def num_rows(self) -> int:
+        """Events over all files."""
+        return sum(s.num_rows for s in self.stores)
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        first = 0
+        chunks = iter(self.stores[0]) if len(self.stores) == 1 else _merge(self.stores)
+        for chunk in chunks:
+            number = pl.int_range(first, first + chunk.height, dtype=pl.UInt32, eager=True)
+            first += chunk.height
+            yield EVENTS.conform(chunk.with_columns(number.alias("event_id")))
+
+
+def _merge(stores: Sequence[Spill]) -> Iterator[pl.DataFrame]:
+    """Merge by time; the order within each file is kept even where its clock stepped back."""
+    readers = [iter(s) for s in stores]
+    latest: list[object] = [None] * len(stores)
+    held: list[pl.DataFrame | None] = [None] * len(stores)
+    is_open = [True] * len(stores)
+    while True:
+        for i, reader in enumerate(readers):
+            if is_open[i] and held[i] is None:
+                frame = next(reader, None)
+                if frame is None:
+                    is_open[i] = False
+                    continue
+                start = frame["ts"][0] if latest[i] is None else latest[i]
+                key = pl.max_horizontal(
+                    pl.col("ts").cum_max(), pl.lit(start, dtype=pl.Datetime("ns", "UTC"))
+                )
+                frame = frame.with_columns(key.alias("_key"))
+                latest[i] = frame["_key"][-1]
+                held[i] = frame
+        parts = [h for h in held if h is not None]
+        if not parts:
+            return
+        # up to here every file that goes on has shown what it has
+        limit = min(
+            (h["_key"][-1] for i, h in enumerate(held) if h is not None and is_open[i]),
+            default=None,
+        )
+        ready = []
+        for i, h in enumerate(held):
+            if h is None:
+                continue
+            now = h if limit is None else h.filter(pl.col("_key") <= limit)
+            rest = h.slice(now.height)
+            held[i] = rest if rest.height else None
+            ready.append(now)
+        merged = pl.concat(ready, how="diagonal").sort("_key", maintain_order=True)
+        if merged.height:
+            yield merged.drop("_key")
