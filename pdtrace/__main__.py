@@ -1,0 +1,114 @@
+"""Observability and trace analysis for LLM prefill engines with DP attention.
+
+Reads what a prefill engine already writes (its log, spans, metrics) and tells how often its DP
+ranks ran alone while the others idled, what that cost, and what the PrefillDelayer did about it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pdtrace
+from pdtrace import commands
+from pdtrace.errors import PdtraceError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+EPILOG = """exit codes: 0 done (a check passed); 1 a check failed; 2 it could not be done or judged,
+with one line on standard error that says why"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are pdtrace's: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print with the usage."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def find_commands() -> dict[str, ModuleType]:
+    """The verbs: each module of ``pdtrace.commands`` is one, its docstring is the help."""
+    return {
+        m.name.replace("_", "-"): importlib.import_module(f"pdtrace.commands.{m.name}")
+        for m in pkgutil.iter_modules(commands.__path__)
+    }
+
+
+def build_parser() -> Parser:
+    """The parser of all verbs there are."""
+    debug = argparse.ArgumentParser(add_help=False)
+    # SUPPRESS: the sub-parser's default would otherwise undo a --debug before the verb.
+    debug.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
+    )
+    settings: dict[str, Any] = {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "parents": [debug],
+        "allow_abbrev": False,
+    }
+    parser = Parser(prog="pdtrace", description=__doc__, epilog=EPILOG, **settings)
+    parser.add_argument("--version", action="version", version=f"pdtrace {pdtrace.__version__}")
+    verbs = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="verb", required=True, parser_class=Parser
+    )
+    for verb, module in find_commands().items():
+        text = module.__doc__ or ""
+        sub = verbs.add_parser(verb, help=text.partition("\n")[0], description=text, **settings)
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and turn whatever goes wrong into one line and an exit code.
+
+    Args:
+        argv: Arguments after the program's name; those of the process if not given.
+
+    Returns:
+        The exit code; see :mod:`pdtrace.errors`. 130 after Ctrl-C. A reader that closed the pipe
+        (``| head``) has had what it wanted: 0.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    is_debug = "--debug" in argv
+    try:
+        args = build_parser().parse_args(argv)
+        code = int(args.run(args))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would fail again when the interpreter closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if is_debug:
+            raise
+        print(f"pdtrace: {describe(error)}", file=sys.stderr)  # noqa: T201 (the one error line)
+        return error.exit_code if isinstance(error, PdtraceError) else 2
+    return code
+
+
+def describe(error: Exception) -> str:
+    """One line about an error, safe to print: names from the input may hold anything."""
+    if isinstance(error, PdtraceError):
+        text = str(error)
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        text = f"{where}{error.strerror or error}"
+    elif isinstance(error, MemoryError):
+        text = "out of memory"
+    else:
+        text = f"internal error, {type(error).__name__}: {error} (--debug shows where)"
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

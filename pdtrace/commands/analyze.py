@@ -1,0 +1,84 @@
+"""Summarise a recording: how often ranks ran alone, what idled, and what it cost.
+
+PATH is a log file (plain, .gz, .zst, or - for standard input), several of them, a run directory
+in which every recognised file is used, or a directory that --save wrote.
+
+  pdtrace analyze server.log
+  pdtrace analyze run/ --json summary.json --gpu-hour-cost 2.50
+  zcat server.log.gz | pdtrace analyze - --json -
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``analyze``."""
+    from pdtrace.reading import add_reading_arguments
+
+    add_reading_arguments(parser)
+    out = parser.add_argument_group("outputs, - is standard output in place of the report")
+    out.add_argument("--json", metavar="FILE", help="write the summary as JSON")
+    out.add_argument("--html", metavar="FILE", help="write the page as one HTML file")
+    out.add_argument("--markdown", metavar="FILE", help="write the report as Markdown")
+    out.add_argument("--save", metavar="DIR", help="save the run; every command takes DIR as PATH")
+    parser.add_argument(
+        "--gpu-hour-cost",
+        metavar="USD",
+        type=float,
+        help="price of one GPU for one hour, to price the idle time",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Analyze what was named, write what was asked for, and say why if there was nothing.
+
+    Raises:
+        NothingMeasuredError: No prefill iteration was found; the outputs are written all the same.
+    """
+    import shutil
+    import sys
+
+    from pdtrace.errors import UsageError
+    from pdtrace.exports.report import build_report
+    from pdtrace.exports.summary import write_summary
+    from pdtrace.exports.writing import STDOUT, write_text
+    from pdtrace.loading import reason_for_nothing
+    from pdtrace.metrics import measure
+    from pdtrace.reading import read_run
+    from pdtrace.saved_run import save_run
+
+    texts = [name for name in (args.json, args.html, args.markdown) if name is not None]
+    if texts.count(STDOUT) > 1:
+        raise UsageError("only one output can be written to standard output")
+    recorded = read_run(args)
+    metrics = measure(recorded, gpu_hour_cost=args.gpu_hour_cost)
+    if args.save:
+        save_run(recorded, args.save)
+    if args.json:
+        write_text(args.json, write_summary(recorded, metrics))
+    if args.html:
+        from pdtrace.pages import render_page  # type: ignore[import-not-found,unused-ignore]
+
+        write_text(args.html, render_page(recorded, page="overview"))
+    reason = reason_for_nothing(recorded)
+    needs_report = args.markdown or STDOUT not in texts
+    if needs_report:
+        report = build_report(recorded, metrics)
+        if args.markdown:
+            from pdtrace.exports.markdown import render_markdown
+
+            write_text(args.markdown, render_markdown(report))
+        if STDOUT not in texts and reason is None:
+            from pdtrace.exports.terminal import render_terminal
+
+            is_terminal = sys.stdout.isatty()
+            width = max(40, shutil.get_terminal_size().columns) if is_terminal else None
+            write_text(STDOUT, render_terminal(report, width=width))
+    if reason is not None:
+        raise reason
+    return 0

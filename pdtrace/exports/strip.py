@@ -1,0 +1,116 @@
+"""The strip: rank × iteration in characters, over the stretch that lost most rank time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pdtrace.run import Part, Run
+
+# Apart in shape, not in colour alone.
+MARKS = {"prefill": "█", "idle": "·", "unknown": "?", "decode": "d"}
+MAX_RANKS = 32
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A stretch of consecutive iterations.
+
+    Attributes:
+        rows: Rank → one mark per iteration.
+        num_hidden: Ranks that are not shown.
+        first, last: Iteration numbers.
+        start, end: When the first began and the last ended.
+        path, line: Where its first line stands, if known.
+        num_idle, num_passes: Idle rank passes in it, of all.
+        idle_seconds: Their time; None where durations are not known.
+    """
+
+    rows: dict[int, str]
+    num_hidden: int
+    first: int
+    last: int
+    start: datetime | None
+    end: datetime
+    path: str | None
+    line: int | None
+    num_idle: int
+    num_passes: int
+    idle_seconds: float | None
+
+
+def find_worst_stretch(run: Run, length: int) -> Strip | None:
+    """Find the iterations, ``length`` in a row, whose idle ranks lost most time.
+
+    Idle ranks × duration is summed over a window that slides over each part; where no duration is
+    known, idle ranks are counted. A stretch does not cross parts.
+
+    Returns:
+        The first such stretch, or None if no rank idled.
+    """
+    best_loss, best = (0, 0), None
+    for part in run:
+        loss, at = _worst_window(part.iterations, length)
+        if loss > best_loss:
+            best_loss = loss
+            best = _cut(part, at, length)
+    if best is None:
+        return None
+    return _draw(run, best)
+
+
+def _worst_window(iterations: pl.DataFrame, length: int) -> tuple[tuple[int, int], int]:
+    if iterations.is_empty():
+        return (0, 0), 0
+    idle = iterations["num_idle_ranks"].cast(pl.Int64).to_numpy()
+    ns = iterations["duration"].cast(pl.Int64).fill_null(0).to_numpy()
+    size = min(length, len(idle))
+
+    def sums(values: np.ndarray) -> np.ndarray:
+        running = np.concatenate(([0], np.cumsum(values)))
+        return running[size:] - running[:-size]
+
+    times, counts = sums(idle * ns), sums(idle)
+    at = int(np.argmax(times if times.any() else counts))
+    return (int(times[at]), int(counts[at])), at
+
+
+def _cut(part: Part, at: int, length: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    iterations = part.iterations.slice(at, length)
+    passes = part.rank_passes.filter(pl.col("iteration").is_in(iterations["iteration"].to_list()))
+    return iterations, passes
+
+
+def _draw(run: Run, stretch: tuple[pl.DataFrame, pl.DataFrame]) -> Strip:
+    iterations, passes = stretch
+    idle = passes.filter(pl.col("role") == "idle")
+    timed = idle["duration"].drop_nulls()
+    first, last = iterations.row(0, named=True), iterations.row(-1, named=True)
+    lines = passes.filter(
+        pl.col("iteration") == first["iteration"], pl.col("line").is_not_null()
+    ).sort("source_id", "line")
+    source_id, line = lines.select("source_id", "line").row(0) if lines.height else (None, None)
+    by_rank = passes.group_by("dp_rank").agg(
+        pl.col("role").cast(pl.String).replace_strict(MARKS).sort_by("iteration").str.join(""),
+        (pl.col("role") == "idle").sum().alias("idle"),
+    )
+    shown = by_rank.sort("idle", "dp_rank", descending=[True, False]).head(MAX_RANKS)
+    return Strip(
+        rows=dict(shown.sort("dp_rank").select("dp_rank", "role").iter_rows()),
+        num_hidden=by_rank.height - shown.height,
+        first=first["iteration"],
+        last=last["iteration"],
+        start=first["start"],
+        end=last["end"],
+        path=run.files[source_id].path if source_id is not None else None,
+        line=line,
+        num_idle=idle.height,
+        num_passes=passes.height,
+        idle_seconds=int(timed.cast(pl.Int64).sum()) / 1e9 if len(timed) else None,
+    )

@@ -1,0 +1,84 @@
+"""The report on a terminal, or as plain text where there is none."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from pdtrace.exports.report import strip_heading, strip_legend
+from pdtrace.exports.strip import MARKS
+from pdtrace.exports.untrusted import show
+
+if TYPE_CHECKING:
+    from pdtrace.exports.report import Report, Section
+    from pdtrace.exports.strip import Strip
+
+PLAIN_WIDTH = 100
+COLOURS = {"prefill": "green", "idle": "red", "unknown": "yellow", "decode": "blue"}
+
+
+def render_terminal(report: Report, *, width: int | None = None) -> str:
+    """Render a report as text.
+
+    Args:
+        report: The report.
+        width: Columns of the terminal it is for, which then gets colours (none if the environment
+            sets ``NO_COLOR``); None: plain text of ``PLAIN_WIDTH`` columns without any escape.
+    """
+    out = StringIO()
+    console = Console(
+        file=out,
+        width=width or PLAIN_WIDTH,
+        force_terminal=width is not None,
+        no_color=True if width is None else None,
+        color_system=None if width is None else "standard",
+        markup=False,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    for line in report.verdict:
+        console.print(Text(show(line), style="bold"))
+    if report.strip:
+        _print_strip(console, report.strip)
+    for section in report.sections:
+        _print_section(console, section)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _print_strip(console: Console, strip: Strip) -> None:
+    console.print(Text("\nWorst stretch", style="bold underline"))
+    console.print(Text("  " + show(strip_heading(strip))))
+    style = {mark: COLOURS[role] for role, mark in MARKS.items()}
+    digits = len(str(max(strip.rows)))
+    for rank, marks in strip.rows.items():
+        row = Text(f"  rank {rank:>{digits}}  ")
+        for mark in marks:
+            row.append(mark, style=style[mark])
+        console.print(row, overflow="ignore", no_wrap=True)
+    console.print(Text("  " + strip_legend(strip), style="dim"))
+
+
+def _print_section(console: Console, section: Section) -> None:
+    console.print(Text(f"\n{section.title}", style="bold underline"))
+    if section.rows:
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+        for i, name in enumerate(section.columns):
+            is_text = i < section.num_texts
+            table.add_column(
+                Text(name),
+                justify="left" if is_text else "right",
+                no_wrap=not is_text,
+                overflow="fold",
+            )
+        for row in section.rows:
+            table.add_row(*(Text(show(cell)) for cell in row))
+        console.print(Padding(table, (0, 0, 0, 2)))
+    for note in section.notes:
+        console.print(Padding(Text(show(note), style="dim"), (0, 0, 0, 2)))

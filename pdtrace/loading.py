@@ -1,0 +1,106 @@
+"""From paths to a run: read the sources, rebuild the iterations; or open a saved run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pdtrace.errors import NothingMeasuredError, UsageError
+from pdtrace.run import Recording, Run
+from pdtrace.saved_run import is_saved_run, load_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SavedEvents:
+    """The events of a run part by part, as they were before its iterations were rebuilt."""
+
+    run: Run
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        for part in self.run:
+            yield part.events.with_columns(pl.lit(None, pl.UInt32).alias("iteration"))
+
+
+def load(
+    *paths: str | Path,
+    sources: Sequence[str] | None = None,
+    dp_size: int | None = None,
+    tz: str = "UTC",
+    progress: Callable[[int, int], None] | None = None,
+) -> Run:
+    """Load one engine's recording and rebuild its iterations.
+
+    Args:
+        paths: Log files (plain, .gz, .zst, ``-`` for standard input), run directories, or one
+            directory that :func:`pdtrace.save_run` wrote.
+        sources: Names of the sources to use; all if not given.
+        dp_size: DP ranks of the engine, where the input does not say it.
+        tz: Time zone of the log's time stamps.
+        progress: Called with bytes done and bytes in all.
+
+    Returns:
+        The run. It may hold no iteration at all; :func:`reason_for_nothing` then says why.
+
+    Raises:
+        UsageError: An argument does not make sense.
+        InputError: A path cannot be read.
+    """
+    from pdtrace.iterations import build_run  # noqa: PLC0415 (compiled kernels: a second to import)
+
+    if not paths:
+        raise UsageError("name at least one log file or run directory")
+    if dp_size is not None and not 1 <= dp_size < 2**16:
+        raise UsageError(f"the number of DP ranks must be from 1 to 65535, not {dp_size}")
+    if any(is_saved_run(p) for p in paths):
+        if len(paths) > 1:
+            raise UsageError("a saved run stands alone: name it without further paths")
+        if sources:
+            raise UsageError("a saved run cannot be limited to sources; name its log instead")
+        run = load_run(paths[0])
+        if dp_size is None or dp_size == run.dp_size:
+            return run
+        return build_run(as_recording(run), dp_size=dp_size)
+
+    from pdtrace.sources import read  # noqa: PLC0415 (likewise)
+
+    recording = read(
+        [str(p) for p in paths], sources=sources, dp_size=dp_size, tz=tz, progress=progress
+    )
+    return build_run(recording, dp_size=dp_size)
+
+
+def as_recording(run: Run) -> Recording:
+    """A run as it was read, to rebuild its iterations with other settings."""
+    return Recording(
+        engine=run.engine,
+        files=run.files,
+        events=SavedEvents(run),
+        num_events=sum(part.events.height for part in run),
+        requests=run.requests,
+        decisions=run.decisions,
+        incidents=run.incidents,
+        warnings=run.warnings,
+    )
+
+
+def reason_for_nothing(run: Run) -> NothingMeasuredError | None:
+    """Why no prefill iteration was found in a run, as the error to end with; None if some was."""
+    if any((part.iterations["fusion_width"] > 0).any() for part in run):
+        return None
+    path = run.files[0].path if run.files else None
+    if run.engine.role == "decode":
+        why = "nothing to measure: this is a decode engine's log; name its prefill engine's"
+    elif run.engine.release_min == run.engine.release_max == "0.5.9":
+        why = "nothing to measure: a prefill engine of release 0.5.9 prints no Prefill batch line"
+    else:
+        why = (
+            "nothing to measure: no Prefill batch line was found; name the log of a prefill engine "
+            "at log level info"
+        )
+    return NothingMeasuredError(why, path=path)
