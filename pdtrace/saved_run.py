@@ -139,8 +139,8 @@ def load_run(directory: str | Path) -> Run:
         raise InputError(f"not a saved run: its format is not {FORMAT!r}", path=str(path))
     if facts.get("version") != VERSION:
         raise InputError(
-            f"saved by another pdtrace, version {facts.get('version')!r}; this one reads {VERSION}: "
-            "save it again from its log",
+            f"saved by another pdtrace, version {facts.get('version')!r}; this one reads "
+            f"{VERSION}: save it again from its log",
             path=str(path),
         )
     try:

@@ -137,8 +137,8 @@ def idle_sentence(run: Run, m: Numbers) -> str:
     money = "" if hours is None else f", {significant(hours)} GPU hours"
     money += "" if cost is None else f", {significant(cost)} USD"
     return (
-        f"{percent(share)} of their rank time was idle: {number(idle, 1)} of {number(whole_time, 1)} "
-        f"rank-seconds{money}."
+        f"{percent(share)} of their rank time was idle: {number(idle, 1)} of "
+        f"{number(whole_time, 1)} rank-seconds{money}."
     )
 
 
@@ -184,8 +184,8 @@ def width_section(run: Run, m: Numbers) -> Section | None:
     padded = m.get("padded_tokens")
     if padded is not None and run.dp_size > 1:
         notes.append(
-            f"Waiting for the busiest rank left room for {whole(padded)} tokens more "
-            f"({percent(m.get('padded_token_ratio'))} of ranks × busiest rank; idle ranks included)."
+            f"Waiting for the busiest rank left room for {whole(padded)} tokens more, idle "
+            f"ranks included ({percent(m.get('padded_token_ratio'))} of ranks × busiest rank)."
         )
     if m.get("num_bounded_durations") or not m.get("busy_seconds"):
         notes.append(f"Durations: {m.note('iteration_seconds_p50')}.")
