@@ -15,17 +15,24 @@ from pdtrace.schema import EVENTS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MEMORY_BYTES = 24 << 20
+MEMORY_BYTES = 16 << 20
 """Chunks are kept in memory up to this many bytes over all of one store."""
 
 
 class Spill:
     """Chunks of one file's events, in order; can be iterated any number of times.
 
+    Attributes:
+        source: Which kind of input it was read from (``schema.SOURCES``).
+        source_id: Index of the file.
+        num_rows: Rows over all chunks.
+
     The temporary folder is removed when the store is no longer used, or at exit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, source: str, source_id: int) -> None:
+        self.source = source
+        self.source_id = source_id
         self.num_rows = 0
         self._frames: list[pl.DataFrame | Path] = []
         self._num_bytes = 0
@@ -67,21 +74,29 @@ class EventChunks:
         """Events over all files."""
         return sum(s.num_rows for s in self.stores)
 
+    @staticmethod
+    def _read(store: Spill) -> Iterator[pl.DataFrame]:
+        for chunk in store:
+            yield chunk.with_columns(
+                pl.lit(store.source).alias("source"),
+                pl.lit(store.source_id, dtype=pl.UInt16).alias("source_id"),
+            )
+
     def __iter__(self) -> Iterator[pl.DataFrame]:
         first = 0
-        chunks = iter(self.stores[0]) if len(self.stores) == 1 else _merge(self.stores)
+        readers = [self._read(s) for s in self.stores]
+        chunks = readers[0] if len(readers) == 1 else _merge(readers)
         for chunk in chunks:
             number = pl.int_range(first, first + chunk.height, dtype=pl.UInt32, eager=True)
             first += chunk.height
             yield EVENTS.conform(chunk.with_columns(number.alias("event_id")))
 
 
-def _merge(stores: Sequence[Spill]) -> Iterator[pl.DataFrame]:
+def _merge(readers: Sequence[Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
     """Merge by time; the order within each file is kept even where its clock stepped back."""
-    readers = [iter(s) for s in stores]
-    latest: list[object] = [None] * len(stores)
-    held: list[pl.DataFrame | None] = [None] * len(stores)
-    is_open = [True] * len(stores)
+    latest: list[object] = [None] * len(readers)
+    held: list[pl.DataFrame | None] = [None] * len(readers)
+    is_open = [True] * len(readers)
     while True:
         for i, reader in enumerate(readers):
             if is_open[i] and held[i] is None:

@@ -1,10 +1,11 @@
-"""Cuts a log into blocks and reads them: small ones in Python, big ones with the kernel, two at once."""
+"""Cuts a log into blocks and reads them: in Python, or many of them with the kernel."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,6 @@ from pdtrace.sources.scheduler_log import reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from numpy.typing import NDArray
-
     from pdtrace.sources.scheduler_log.lines import Parsed
     from pdtrace.sources.scheduler_log.state import Wrapped
 
@@ -27,7 +26,10 @@ _NUM_THREADS = 2
 _NUM_IN_FLIGHT = 3
 _TAIL_BYTES = 1 << 16
 
+_NEWLINE = 10
+
 Block = tuple[bytes, "Wrapped | None"]
+Found = tuple["Parsed", "bytes | memoryview", "Wrapped | None"]
 
 
 def _parse_with_kernel(text: bytes) -> Parsed:
@@ -38,9 +40,7 @@ def _parse_with_kernel(text: bytes) -> Parsed:
     return kernel.parse_block(buffer, len(text))
 
 
-def parse_blocks(
-    blocks: Iterable[Block], *, use_kernel: bool | None = None
-) -> Iterator[tuple[Parsed, bytes, Wrapped | None]]:
+def parse_blocks(blocks: Iterable[Block], *, use_kernel: bool | None = None) -> Iterator[Found]:
     """Read blocks that are at hand as bytes, in order.
 
     Args:
@@ -71,78 +71,97 @@ def parse_blocks(
             pool.shutdown(cancel_futures=True)
 
 
-class PlainReader:
-    """Reads a big uncompressed file with the kernel, each block at its own offset.
+class LastLine:
+    """The last line of a file where it lacks its newline: it may be half written.
+
+    Attributes:
+        text: The line; empty if the file ends with a newline.
+        wrapped: Where it came from, if it was unwrapped.
+    """
+
+    def __init__(self) -> None:
+        self.text = b""
+        self.wrapped: Wrapped | None = None
+
+    def cut_off(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """The blocks without that line."""
+        for text, wrapped in blocks:
+            if text.endswith(b"\n") or not text:
+                yield text, wrapped
+                continue
+            cut = text.rfind(b"\n") + 1
+            self.text = text[cut:]
+            if wrapped is not None:
+                self.wrapped = replace(wrapped, lines=wrapped.lines[-1:], times=wrapped.times[-1:])
+            yield text[:cut], wrapped
+
+
+def read_plain(source: Input, last: LastLine, advance: Callable[[int], None]) -> Iterator[Found]:
+    """Read a big uncompressed file with the kernel, each block at its own offset.
 
     Args:
         source: The file.
+        last: Takes the last line if it lacks its newline.
         advance: Called with the bytes read so far.
+
+    Raises:
+        InputError: A line is longer than ``MAX_LINE_BYTES``.
     """
+    size = source.num_bytes
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        offsets = iter(range(0, size, BLOCK_BYTES))
+        waiting = deque(
+            (o, pool.submit(_read_at, source, last, o))
+            for o, _ in zip(offsets, range(_NUM_IN_FLIGHT), strict=False)
+        )
+        while waiting:
+            offset, future = waiting.popleft()
+            found = future.result()
+            del future
+            following = next(offsets, None)
+            if following is not None:
+                waiting.append((following, pool.submit(_read_at, source, last, following)))
+            if found is not None:
+                yield found
+            advance(min(offset + BLOCK_BYTES, size))
 
-    def __init__(self, source: Input, advance: Callable[[int], None]) -> None:
-        self.source = source
-        self.advance = advance
 
-    def _read_block(self, first: int) -> tuple[Parsed, NDArray[np.uint8], int] | None:
-        """Read the lines that begin in ``[first, first + BLOCK_BYTES)``.
+def _read_at(source: Input, last: LastLine, first: int) -> Found | None:
+    """Read the lines that begin in ``[first, first + BLOCK_BYTES)``; None if none begins there."""
+    from pdtrace.sources.scheduler_log import kernel  # noqa: PLC0415  (numba: half a second)
 
-        Returns:
-            What was found, the buffer, and its length; None if no line begins there.
-        """
-        from pdtrace.sources.scheduler_log import kernel  # noqa: PLC0415  (numba: half a second)
-
-        fd, size = self.source.fileno(), self.source.num_bytes
-        start = max(first - 1, 0)
-        stop = min(first + BLOCK_BYTES, size)
-        spare = _TAIL_BYTES
-        while True:
-            want = min(stop + spare, size) - start
-            buffer = np.empty(want + kernel.PADDING, dtype=np.uint8)
-            got = os.preadv(fd, [memoryview(buffer)[:want]], start)
-            buffer[got:] = 0
-            view = memoryview(buffer)
-            head = 0
-            if first:
-                # the line that is under way at `first` belongs to the block before
-                head = _find_newline(view, 0, min(stop - start, got)) + 1
-                if head == 0:
-                    return None
-            if start + got >= size or got < want:
-                tail = got
-            else:
-                tail = _find_newline(view, stop - start - 1, got) + 1
-                if tail == 0:
-                    spare *= 8
-                    if spare > MAX_LINE_BYTES:
-                        raise InputError(
-                            "a line of more than 64 MB; this is no log of lines",
-                            path=self.source.path,
-                        )
-                    continue
+    fd, size = source.fileno(), source.num_bytes
+    start = max(first - 1, 0)
+    stop = min(first + BLOCK_BYTES, size)
+    spare = _TAIL_BYTES
+    while True:
+        want = min(stop + spare, size) - start
+        buffer = np.empty(want + kernel.PADDING, dtype=np.uint8)
+        view = memoryview(buffer.data)
+        got = os.preadv(fd, [view[:want]], start)
+        buffer[got:] = 0
+        head = 0
+        if first:
+            # the line that is under way at `first` belongs to the block before
+            head = _find_newline(view, 0, min(stop - start, got)) + 1
+            if head == 0:
+                return None
+        if start + got >= size or got < want:
+            tail = got
             break
-        if tail <= head:
-            return None
-        text = np.zeros(tail - head + kernel.PADDING, dtype=np.uint8)
-        text[: tail - head] = buffer[head:tail]
-        return kernel.parse_block(text, tail - head), text, tail - head
-
-    def __iter__(self) -> Iterator[tuple[Parsed, bytes, None]]:
-        with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            offsets = iter(range(0, self.source.num_bytes, BLOCK_BYTES))
-            waiting = deque(
-                (pool.submit(self._read_block, o), o)
-                for o, _ in zip(offsets, range(_NUM_IN_FLIGHT), strict=False)
-            )
-            while waiting:
-                future, offset = waiting.popleft()
-                found = future.result()
-                following = next(offsets, None)
-                if following is not None:
-                    waiting.append((pool.submit(self._read_block, following), following))
-                if found is not None:
-                    parsed, buffer, length = found
-                    yield parsed, buffer[:length].tobytes(), None
-                self.advance(min(offset + BLOCK_BYTES, self.source.num_bytes))
+        tail = _find_newline(view, stop - start - 1, got) + 1
+        if tail:
+            break
+        spare *= 8
+        if spare > MAX_LINE_BYTES:
+            raise InputError("a line of more than 64 MB; this is no log of lines", path=source.path)
+    if tail > head and stop == size and buffer[tail - 1] != _NEWLINE:
+        cut = max(bytes(view[head:tail]).rfind(b"\n") + 1 + head, head)
+        last.text = bytes(view[cut:tail])
+        tail = cut
+    if tail <= head:
+        return None
+    return kernel.parse_block(buffer, tail, start=head), view[:tail], None
 
 
 def _find_newline(view: memoryview, start: int, stop: int) -> int:

@@ -1,4 +1,4 @@
-"""From the printed local time to UTC: zones, the repeated hour in autumn, and a wrapper's own stamp."""
+"""From printed local time to UTC: zones, the repeated hour in autumn, a wrapper's stamp."""
 
 from __future__ import annotations
 

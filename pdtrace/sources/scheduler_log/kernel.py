@@ -1,7 +1,7 @@
 """The byte kernel: one pass over a block, digits straight into columns. Needs numba.
 
-It reads exactly what ``reference`` reads, many times faster, and releases the GIL, so two blocks can
-be read at once. What the fields are called stands in ``catalogue``; per cell the kernel first tries
+It reads exactly what ``reference`` reads, many times faster, and releases the GIL, so two blocks
+can be read at once. What the fields are called stands in ``catalogue``; per cell the kernel first tries
 the key that followed the previous key last time, and only then searches all keys.
 """
 
@@ -40,7 +40,7 @@ _BEFORE = np.int64(cat.THROUGHPUT_BEFORE_GRAPH)
 F = Any
 
 
-def _jit(**options: Any) -> Callable[[F], F]:
+def _jit(**options: str) -> Callable[[F], F]:
     return cast("Callable[[F], F]", nb.njit(nogil=True, cache=True, **options))
 
 
@@ -94,7 +94,7 @@ def _two(buf: F, i: F) -> F:
 
 @_jit(inline="always")
 def _equals(buf: F, i: F, text: F, start: F, stop: F) -> F:
-    for k in range(stop - start):
+    for k in range(stop - start):  # noqa: SIM110  (numba has no all() of a generator)
         if buf[i + k] != text[start + k]:
             return False
     return True
@@ -170,10 +170,11 @@ def _note(buf: F, words: F, i: F, end: F) -> F:
 
 
 @_jit()
-def _parse(buf: F, words: F, n: F, ints: F, floats: F, notes: F, following: F) -> F:
-    """Read ``buf[:n]``; see :func:`parse_block`. Returns rows, notes, lines, lines without tokens."""
+def _parse(  # noqa: PLR0917  (compiled: no keywords)
+    buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following: F
+) -> F:
+    """Read ``buf[i:n]``. Returns the numbers of rows, notes, lines, and lines without tokens."""
     row = num_notes = num_lines = num_blank = np.int64(0)
-    i = np.int64(0)
     while i < n:
         start = i
         stop = _find(buf, words, i, n, np.uint8(10))
@@ -215,7 +216,7 @@ def _parse(buf: F, words: F, n: F, ints: F, floats: F, notes: F, following: F) -
                 while _is_digit(buf[p]) and p - b < 4:
                     value = value * 10 + (np.int64(buf[p]) - 48)
                     p += 1
-                if b == a or p == b:
+                if b in (a, p):
                     ts = _ABSENT
                 elif b - a == 2 and buf[a + 1] == 80 and buf[a] == 68:
                     dp = value
@@ -246,10 +247,10 @@ def _parse(buf: F, words: F, n: F, ints: F, floats: F, notes: F, following: F) -
         kind = np.int64(-1)
         q = p
         if p + 13 < end and _equals(buf, p, _WORDS, _WORD_ENDS[0], _WORD_ENDS[1]):
-            kind = 0
+            kind = np.int64(0)
             q = p + 13
         elif p + 12 < end and _equals(buf, p, _WORDS, _WORD_ENDS[1], _WORD_ENDS[2]):
-            kind = 1
+            kind = np.int64(1)
             q = p + 12
         label = _ABSENT
         if kind >= 0 and buf[q] == 32 and buf[q + 1] == 91:
@@ -260,18 +261,18 @@ def _parse(buf: F, words: F, n: F, ints: F, floats: F, notes: F, following: F) -
                 value = value * 10 + (np.int64(buf[q]) - 48)
                 q += 1
             if q == a or buf[q] != 93:
-                kind = -1
+                kind = np.int64(-1)
             else:
                 label = value
                 q += 1
         if kind >= 0 and (q + 2 > end or buf[q + 1] != 32 or not (buf[q] == 44 or buf[q] == 46)):
-            kind = -1
+            kind = np.int64(-1)
 
         if kind < 0:
             code = _note(buf, words, p, end)
             c = buf[p]
             # only these messages are taken apart when another line was written into them
-            if (c == 80 or c == 68 or c == 82 or c == 73) and _has_header(buf, words, p, end):
+            if c in (80, 68, 82, 73) and _has_header(buf, words, p, end):
                 code = _FIRST_CODE_TORN
             if code >= 0:
                 notes[0, num_notes] = code
@@ -329,7 +330,7 @@ def _parse(buf: F, words: F, n: F, ints: F, floats: F, notes: F, following: F) -
                     is_valid = q > a
                     decimals = np.int64(-1)
                     if is_valid and buf[q] == 46:
-                        decimals = 0
+                        decimals = np.int64(0)
                         q += 1
                         while _is_digit(buf[q]) and q - a < 17:
                             value = value * 10 + (np.int64(buf[q]) - 48)
@@ -392,26 +393,28 @@ def _parse(buf: F, words: F, n: F, ints: F, floats: F, notes: F, following: F) -
     return row, num_notes, num_lines, num_blank
 
 
-def parse_block(buffer: NDArray[np.uint8], num_bytes: int, *, offset: int = 0) -> Parsed:
+def parse_block(buffer: NDArray[np.uint8], stop: int, *, start: int = 0) -> Parsed:
     """Read a block of whole lines.
 
     Args:
-        buffer: The text, then at least ``PADDING`` bytes that are zero.
-        num_bytes: Length of the text.
-        offset: Where the block starts in ``buffer``; a multiple of eight.
+        buffer: Holds the text, then at least ``PADDING`` bytes that are zero or later text.
+        stop: End of the text.
+        start: Where its first line begins.
 
     Returns:
-        What ``reference.parse_block`` returns for the same bytes.
+        What ``reference.parse_block`` returns for the same bytes, offsets counted in ``buffer``.
     """
-    text = buffer[offset : offset + num_bytes + PADDING]
-    words = text[: text.size // 8 * 8].view(np.uint64)
-    max_rows = num_bytes // 36 + 2
-    max_notes = num_bytes // 20 + 2
+    words = buffer[: buffer.size // 8 * 8].view(np.uint64)
+    # the shortest batch line and the shortest other line of interest are longer than this
+    max_rows = (stop - start) // 36 + 2
+    max_notes = (stop - start) // 20 + 2
     ints = np.empty((cat.NUM_INTS, max_rows), dtype=np.int64)
     floats = np.empty((len(cat.FLOAT_FIELDS), max_rows), dtype=np.float64)
     notes = np.empty((4, max_notes), dtype=np.int64)
     following = np.zeros(_NUM_FIELDS + 1, dtype=np.int64)
-    rows, num_notes, lines, blank = _parse(text, words, num_bytes, ints, floats, notes, following)
+    rows, num_notes, lines, blank = _parse(
+        buffer, words, start, stop, ints, floats, notes, following
+    )
     return Parsed(
         ints[:, :rows].copy(),
         floats[:, :rows].copy(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -11,10 +12,16 @@ from pdtrace.errors import InputError
 from pdtrace.run import EngineInfo, Recording, SourceFile
 from pdtrace.schema import DECISIONS, REQUESTS
 from pdtrace.sources.scheduler_log import server_args as sa
-from pdtrace.sources.scheduler_log.blocks import SMALL_BYTES, PlainReader, parse_blocks
+from pdtrace.sources.scheduler_log.blocks import (
+    SMALL_BYTES,
+    Found,
+    LastLine,
+    parse_blocks,
+    read_plain,
+)
 from pdtrace.sources.scheduler_log.clock import Clock
-from pdtrace.sources.scheduler_log.reference import EMBEDDED, parse_block
-from pdtrace.sources.scheduler_log.state import LogState, Wrapped
+from pdtrace.sources.scheduler_log.reference import EMBEDDED
+from pdtrace.sources.scheduler_log.state import LogState
 from pdtrace.sources.scheduler_log.wrappers import Unwrapper
 from pdtrace.sources.spill import EventChunks
 
@@ -24,7 +31,6 @@ if TYPE_CHECKING:
     from pdtrace.sources.formats import ReadOptions
     from pdtrace.sources.inputs import Input
     from pdtrace.sources.scheduler_log.engine import EngineFacts
-    from pdtrace.sources.scheduler_log.lines import Parsed
 
 _FOREIGN_BATCH = re.compile(rb"(?:Prefill|Decode) batch(?: \[\d+\])?[.,] #")
 
@@ -83,24 +89,22 @@ def _read_file(
     state = LogState(source_id, clock)
     unwrapper = Unwrapper.detect(source.head)
     has_foreign = False
+    last = LastLine()
+    stream: Iterator[Found]
     if unwrapper is None and source.is_plain and source.num_bytes > SMALL_BYTES:
-        stream: Iterator[tuple[Parsed, bytes, Wrapped | None]] = iter(PlainReader(source, advance))
-    elif unwrapper is None:
-        stream = parse_blocks((b, None) for b in _advancing(source, advance))
+        stream = read_plain(source, last, advance)
     else:
-        stream = parse_blocks(unwrapper.unwrap(_advancing(source, advance)))
-    last: bytes = b""
+        blocks = _advancing(source, advance)
+        pairs = ((b, None) for b in blocks) if unwrapper is None else unwrapper.unwrap(blocks)
+        stream = parse_blocks(last.cut_off(pairs))
     for parsed, text, wrapped in stream:
-        if not text.endswith(b"\n") and unwrapper is None:
-            cut = text.rfind(b"\n") + 1
-            text, last = text[:cut], text[cut:]  # noqa: PLW2901  (the rest of this turn is about it)
-            parsed = parse_block(text)  # noqa: PLW2901
-        if not has_foreign and not parsed.ints.shape[1] and not state.spill.num_rows:
+        if not has_foreign and not parsed.ints.shape[1] and not state.num_headers:
             has_foreign = _FOREIGN_BATCH.search(text) is not None
         state.num_headers += parsed.ints.shape[1] + parsed.notes.shape[1]
         state.fold(parsed, text, wrapped)
-    if last:
-        state.fold_last(last)
+    if last.text:
+        state.fold_last(last.text, last.wrapped)
+        state.num_headers += bool(EMBEDDED.search(last.text))
     if unwrapper is not None:
         state.num_lines = unwrapper.num_lines
     state.flush_rows()
@@ -194,8 +198,8 @@ def _join_engine(
         if low is None or high is None or low == "0.5.9" or _may_be(low, high, "0.5.9"):
             span = f"{low or '0.4.6'} to {high or '0.5.23'}"
             warnings.append(
-                f"a prefill engine without Prefill lines (the log fits releases {span}; 0.5.9 prints"
-                " none on a prefill engine): use another release, or give its spans or time stats"
+                f"a prefill engine without Prefill lines (the log fits releases {span}; 0.5.9"
+                " prints none on a prefill engine): use another release, or give its spans or time stats"
             )
     return engine, warnings
 
@@ -233,7 +237,7 @@ def _find_mixed(
 
 def _compare_runs(state: LogState, file: SourceFile) -> list[str]:
     told = [f for f in state.facts if f.num_prefill and f.settings]
-    names = sorted({n for a, b in zip(told, told[1:], strict=False) for n in a.differences(b)})
+    names = sorted({n for a, b in pairwise(told) for n in a.differences(b)})
     if not names:
         return []
     return [

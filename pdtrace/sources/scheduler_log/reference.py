@@ -1,6 +1,6 @@
-"""The obvious reader of batch lines, in plain Python: for small logs, and what the kernel must match.
+"""The obvious reader of batch lines, in plain Python; the kernel must match it.
 
-It needs neither numba nor its half second of import; above a few megabytes ``kernel`` takes over.
+It reads small logs, and so needs neither numba nor its half second of import.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SPLIT_MESSAGES = frozenset(b"PDRI")
 
 
 class Head(NamedTuple):
-    """The prefix of a line: local time (ms, as if UTC), tags, bits, and where the message begins."""
+    """The prefix of a line: local time (ms, as if UTC), tags, bits, where the message begins."""
 
     ts_ms: int
     dp_rank: int

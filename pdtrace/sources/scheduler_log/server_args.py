@@ -1,4 +1,4 @@
-"""The settings that an engine prints at start: ``ServerArgs(...)`` (to 0.5.18) or a dict (0.5.19+)."""
+"""The settings an engine prints at start: ``ServerArgs(...)`` (to 0.5.18), a dict (0.5.19+)."""
 
 from __future__ import annotations
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from pdtrace.run import Incident
-from pdtrace.schema import DECISIONS, EVENT_KINDS, REQUESTS, SPAN, TIME
+from pdtrace.schema import DECISIONS, REQUESTS
 from pdtrace.sources.scheduler_log import catalogue as cat
 from pdtrace.sources.scheduler_log import torn
 from pdtrace.sources.scheduler_log.clock import Clock
 from pdtrace.sources.scheduler_log.engine import EngineFacts
+from pdtrace.sources.scheduler_log.frames import build_chunk
 from pdtrace.sources.scheduler_log.ranks import RankState
 from pdtrace.sources.scheduler_log.reference import (
     Head,
@@ -58,6 +60,20 @@ _EXECUTED = re.compile(rb"actual_execution=(True|False)")
 _GROUP_ROWS = 100_000
 
 
+_MULTI_LINE = frozenset({cat.EXCEPTION, cat.TRACEBACK, cat.TORN})
+_MAX_SILENT_STARTS = 8
+
+
+class _Note(NamedTuple):
+    """A line of interest: its code, prefix, text, number in the block, and the text after it."""
+
+    code: int
+    head: Head | None
+    line: bytes
+    number: int
+    following: bytes
+
+
 @dataclass(frozen=True)
 class Wrapped:
     """Where the lines of an unwrapped block came from.
@@ -71,13 +87,17 @@ class Wrapped:
     times: NDArray[np.int64]
 
 
+# integers, floats, wrapper times
+_Rows = tuple["NDArray[np.int64]", "NDArray[np.float64]", "NDArray[np.int64] | None"]
+
+
 @dataclass
 class LogState:
     """State of one file between its blocks, and what it has given so far."""
 
     source_id: int
     clock: Clock
-    spill: Spill = field(default_factory=Spill)
+    spill: Spill = field(init=False)
     facts: list[EngineFacts] = field(default_factory=lambda: [EngineFacts()])
     ranks: RankState = field(default_factory=RankState)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -93,71 +113,89 @@ class LogState:
     _kinds: Counter[str] = field(default_factory=Counter)
     _stats: list[StatsLine] = field(default_factory=list)
     _torn: torn.TornLines = field(default_factory=torn.TornLines)
-    _pending: list[pl.DataFrame] = field(default_factory=list)
-    _last_local_ms: int | None = None
+    _starts: list[int] = field(default_factory=list)
+    _rows: list[_Rows] = field(default_factory=list)
+    _num_waiting: int = 0
+
+    def __post_init__(self) -> None:
+        self.spill = Spill("scheduler_log", self.source_id)
 
     @property
     def run(self) -> int:
         """Engine run of the next line."""
         return len(self.facts) - 1
 
-    def fold(self, parsed: Parsed, text: bytes, wrapped: Wrapped | None = None) -> None:
+    def fold(
+        self, parsed: Parsed, text: bytes | memoryview, wrapped: Wrapped | None = None
+    ) -> None:
         """Take in the next block.
 
         Args:
             parsed: What a reader found in it.
-            text: The block.
+            text: What the offsets in ``parsed.notes`` count in.
             wrapped: Where its lines came from, if it was unwrapped.
         """
         ints, floats = parsed.ints, parsed.floats
         self.skipped["Prefill line without #new-token"] += parsed.num_blank
-        starts: list[int] = []
-        extra: list[tuple[list[int], list[float]]] = []
-        self._torn.learn(ints, text)
+        extra: list[torn.Row] = []
+        if (parsed.notes[0] == cat.TORN).any():
+            self._torn.learn(bytes(text))
         for code, start, stop, number in parsed.notes.T.tolist():
-            line = text[start:stop]
+            line = bytes(text[start:stop])
+            following = b""
+            if code in _MULTI_LINE:
+                following = bytes(text[stop + 1 : stop + 8192])
             if code == cat.TORN:
-                good, others, num_lost = self._torn.take_apart(
-                    number, line, text[stop + 1 :][:8192]
-                )
-                self.skipped["torn line"] += num_lost
-                for row in good:
-                    row[0][cat.LINE] = number
-                    extra.append(row)
-                for piece in others:
-                    head = parse_head(piece)
-                    if head is not None:
-                        code_of = find_code(piece, head.end)
-                        if code_of >= 0:
-                            self._take_note(
-                                code_of, head, piece, number, wrapped, starts, ints, b""
-                            )
+                extra += self._take_torn(line, following, number, wrapped, ints)
                 continue
-            if code == cat.TRACEBACK:
-                following = text[stop + 1 : stop + 8192]
-                self._take_note(code, None, line, number, wrapped, starts, ints, following)
-                continue
-            head = parse_head(line)
-            if head is not None:
-                following = text[stop + 1 : stop + 8192] if code == cat.EXCEPTION else b""
-                self._take_note(code, head, line, number, wrapped, starts, ints, following)
+            head = None if code == cat.TRACEBACK else parse_head(line)
+            if head is not None or code == cat.TRACEBACK:
+                note = _Note(code, head, line, number, following)
+                self._take_note(note, wrapped, ints)
         if extra:
             ints = np.concatenate([ints, np.array([r[0] for r in extra]).T], axis=1)
             floats = np.concatenate([floats, np.array([r[1] for r in extra]).T], axis=1)
             order = np.argsort(ints[cat.LINE], kind="stable")
             ints, floats = ints[:, order], floats[:, order]
         if ints.shape[1]:
-            self._take_rows(ints, floats, starts, wrapped)
+            self._is_started = self._since_args = True
+            lines = ints[cat.LINE]
+            times = None if wrapped is None else wrapped.times[lines - 1]
+            ints[cat.LINE] = lines + self.num_lines if wrapped is None else wrapped.lines[lines - 1]
+            self._rows.append((ints, floats, times))
+            self._num_waiting += ints.shape[1]
+            if self._num_waiting >= _GROUP_ROWS:
+                self.flush_rows()
         self._flush_stats()
+        self._torn.remember_tail(text)
         self.num_lines += parsed.num_lines if wrapped is None else 0
 
-    def fold_last(self, line: bytes) -> None:
+    def _take_torn(
+        self,
+        line: bytes,
+        following: bytes,
+        number: int,
+        wrapped: Wrapped | None,
+        ints: NDArray[np.int64],
+    ) -> list[torn.Row]:
+        rows, others, num_lost = self._torn.take_apart(number, line, following)
+        self.skipped["torn line"] += num_lost
+        for row in rows:
+            row[0][cat.LINE] = number
+        for piece in others:
+            head = parse_head(piece)
+            code = -1 if head is None else find_code(piece, head.end)
+            if code >= 0:
+                self._take_note(_Note(code, head, piece, number, b""), wrapped, ints)
+        return rows
+
+    def fold_last(self, line: bytes, wrapped: Wrapped | None = None) -> None:
         """Take in the last line of a file, which lacks its newline and may lack more."""
         if torn.is_batch(line) and not self._torn.is_whole(line):
             self.skipped["half-written last line"] += 1
             self.num_lines += 1
             return
-        self.fold(parse_block(line), line)
+        self.fold(parse_block(line), line, wrapped)
 
     def _line_number(self, number: int, wrapped: Wrapped | None) -> int:
         return self.num_lines + number if wrapped is None else int(wrapped.lines[number - 1])
@@ -169,34 +207,26 @@ class LogState:
         )
         return int(ts[0])
 
-    def _take_note(
-        self,
-        code: int,
-        head: Head | None,
-        line: bytes,
-        number: int,
-        wrapped: Wrapped | None,
-        starts: list[int],
-        ints: NDArray[np.int64],
-        following: bytes,
-    ) -> None:
+    def _take_note(self, note: _Note, wrapped: Wrapped | None, ints: NDArray[np.int64]) -> None:
+        code, head, line, number, following = note
         body = line[head.end :] if head is not None else line
         message = strip_end(body).decode("utf-8", "replace")
         dp_rank = None if head is None or head.dp_rank == cat.ABSENT else head.dp_rank
+        at = self._line_number(number, wrapped)
         if code == cat.SERVER_ARGS:
-            self._start_engine(message, number, starts, ints)
+            self._start_engine(message, number, at, ints)
         else:
             self._since_args |= code in (cat.READY, cat.EXCEPTION, cat.SIGQUIT, cat.TIME_STATS)
             self._is_started |= code != cat.ACCESS
         self.facts[-1].read_note(code, message)
         if dp_rank is not None:
             self.facts[-1].max_dp_rank = max(self.facts[-1].max_dp_rank, dp_rank)
-        at = self._line_number(number, wrapped)
         if code == cat.TIME_STATS:
             self._stats.append(StatsLine(at, self.run, dp_rank, message))
             return
         if code == cat.DELAYER and head is not None:
-            self._take_decision(body, head, dp_rank, at, number, wrapped)
+            ts = self._utc_ns(head.ts_ms, head.bits, number, wrapped)
+            self._take_decision(body, ts, dp_rank, at)
             return
         kind = _INCIDENT.get(code)
         if kind is None:
@@ -209,9 +239,7 @@ class LogState:
         shown = f"{message[:_MAX_TEXT]} … {reason}" if reason else message[:_MAX_TEXT]
         self.incidents.append(Incident(kind, ts, self.source_id, at, dp_rank, self.run, shown))
 
-    def _start_engine(
-        self, message: str, number: int, starts: list[int], ints: NDArray[np.int64]
-    ) -> None:
+    def _start_engine(self, message: str, number: int, at: int, ints: NDArray[np.int64]) -> None:
         had_rows = bool((ints[cat.LINE] < number).any()) if ints.size else False
         before = self.facts[-1]
         if self._is_started or had_rows:
@@ -224,20 +252,11 @@ class LogState:
                     before.is_mixed = True
                 return
             self.facts.append(new)
-            self.ranks.reset()
-            starts.append(number)
+            self._starts.append(at)
         self._is_started = True
         self._since_args = False
 
-    def _take_decision(
-        self,
-        body: bytes,
-        head: Head,
-        dp_rank: int | None,
-        at: int,
-        number: int,
-        wrapped: Wrapped | None,
-    ) -> None:
+    def _take_decision(self, body: bytes, ts: int, dp_rank: int | None, at: int) -> None:
         for begin, reason in _DELAYER_CASES:
             if body.startswith(begin):
                 prefillable, executed = _PREFILLABLE.search(body), _EXECUTED.search(body)
@@ -246,7 +265,7 @@ class LogState:
                         "source": "scheduler_log",
                         "source_id": self.source_id,
                         "line": at,
-                        "ts": self._utc_ns(head.ts_ms, head.bits, number, wrapped),
+                        "ts": ts,
                         "engine_run": self.run,
                         "dp_rank": dp_rank,
                         "count": 1,
@@ -264,61 +283,60 @@ class LogState:
             self.requests.append(frame)
             self._stats = []
 
-    def _take_rows(
-        self,
-        ints: NDArray[np.int64],
-        floats: NDArray[np.float64],
-        starts: list[int],
-        wrapped: Wrapped | None,
-    ) -> None:
-        self._is_started = self._since_args = True
+    def flush_rows(self) -> None:
+        """Put the rows gathered so far into the store."""
+        if not self._rows:
+            return
+        ints = np.concatenate([r[0] for r in self._rows], axis=1)
+        floats = np.concatenate([r[1] for r in self._rows], axis=1)
+        times = None
+        if self._rows[0][2] is not None:
+            times = np.concatenate([r[2] for r in self._rows if r[2] is not None])
+        self._rows = []
+        self._num_waiting = 0
         is_duplicate = self.ranks.find_duplicates(ints)
-        if is_duplicate.any():
+        if is_duplicate is not None:
             self.skipped["duplicate of an attention-TP peer"] += int(is_duplicate.sum())
             ints, floats = ints[:, ~is_duplicate], floats[:, ~is_duplicate]
-        lines = ints[cat.LINE]
-        first_run = self.run - len(starts)
-        run = first_run + np.searchsorted(np.array(starts, dtype=np.int64), lines, side="left")
-        run = run.astype(np.int64)
-        for row in self.ranks.find_restarts(ints, run):
-            if self.ranks.is_mixed or len(self.facts) > 1000:
-                break
-            at_run = int(run[row])
-            run[row:] += 1
-            new = EngineFacts(settings=dict(self.facts[at_run].settings))
-            self.facts.insert(at_run + 1, new)
-            self.ranks.labels = {
-                r: (lab, q + (q >= at_run)) for r, (lab, q) in self.ranks.labels.items()
-            }
-        gaps = self.ranks.compute_gaps(ints, floats, run)
+            times = None if times is None else times[~is_duplicate]
+        starts = np.array(self._starts, dtype=np.int64)
+        run = np.searchsorted(starts, ints[cat.LINE], side="left").astype(np.int64)
+        # numpy sorts 16-bit keys by radix
+        order = np.argsort(np.maximum(ints[cat.DP], 0).astype(np.int16), kind="stable")
+        self._add_restarts(ints, run, self.ranks.find_restarts(ints, run, order))
+        gaps = self.ranks.compute_gaps(ints, floats, run, order)
         self._count_rows(ints, run)
-        if wrapped is None:
-            physical, times = lines + self.num_lines, None
-        else:
-            physical, times = wrapped.lines[lines - 1], wrapped.times[lines - 1]
         has_ms = (ints[cat.SEEN] & cat.HAS_MS) != 0
         ts, resolution = self.clock.to_utc_ns(ints[cat.TS], has_ms, times)
         low, high = int(ts.min()), int(ts.max())
         if self.time_range is not None:
             low, high = min(low, self.time_range[0]), max(high, self.time_range[1])
         self.time_range = (low, high)
-        self.dp_ranks.update(np.unique(np.maximum(ints[cat.DP], 0)).tolist())
-        self._pending.append(
-            _build_frame(ints, floats, physical, ts, resolution, run, gaps, self.source_id)
+        self.spill.append(
+            build_chunk(ints, floats, ts=ts, resolution=resolution, run=run, gaps=gaps)
         )
-        if sum(f.height for f in self._pending) >= _GROUP_ROWS:
-            self.flush_rows()
 
-    def flush_rows(self) -> None:
-        """Put the rows gathered so far into the store."""
-        if self._pending:
-            self.spill.append(pl.concat(self._pending, rechunk=True))
-            self._pending = []
+    def _add_restarts(
+        self, ints: NDArray[np.int64], run: NDArray[np.int64], rows: list[int]
+    ) -> None:
+        """Count starts that only the falling labels show; ``run`` is changed in place."""
+        if len(rows) > _MAX_SILENT_STARTS:
+            # labels that fall again and again are two engines' labels
+            self.ranks.alternations += len(rows)
+        for row in rows[:_MAX_SILENT_STARTS]:
+            of_run = int(run[row])
+            run[row:] += 1
+            bisect.insort(self._starts, int(ints[cat.LINE, row]) - 1)
+            self.facts.insert(of_run + 1, EngineFacts(settings=dict(self.facts[of_run].settings)))
+            for held in (self.ranks.labels, self.ranks.tokens, self.ranks.signatures):
+                for rank, (q, value) in held.items():
+                    held[rank] = (q + (q >= of_run), value)
 
     def _count_rows(self, ints: NDArray[np.int64], run: NDArray[np.int64]) -> None:
+        self.dp_ranks.update(np.flatnonzero(np.bincount(np.maximum(ints[cat.DP], 0))).tolist())
         for r in range(int(run[0]), int(run[-1]) + 1):
             facts = self.facts[r]
-            mine = run == r
+            mine = run == r if run[0] != run[-1] else slice(None)
             bits = ints[cat.SEEN, mine]
             is_prefill = ints[cat.KIND, mine] == cat.PREFILL
             count = int(is_prefill.sum())
@@ -347,63 +365,3 @@ class LogState:
             pl.from_epoch("ts", time_unit="ns").dt.replace_time_zone("UTC")
         )
         return DECISIONS.conform(frame)
-
-
-def _build_frame(
-    ints: NDArray[np.int64],
-    floats: NDArray[np.float64],
-    lines: NDArray[np.int64],
-    ts: NDArray[np.int64],
-    resolution: NDArray[np.int64],
-    run: NDArray[np.int64],
-    gaps: NDArray[np.int64],
-    source_id: int,
-) -> pl.DataFrame:
-    """Rows as columns of ``events``; sentinels become null, impossible values too."""
-    data = {name: ints[cat.FIRST_FIELD + i] for i, name in enumerate(cat.INT_FIELDS)}
-    raw = pl.DataFrame(
-        {
-            **data, "line": lines, "ts": ts, "ts_resolution": resolution, "engine_run": run,
-            "dp_rank": np.maximum(ints[cat.DP], 0), "tp_rank": ints[cat.TP],
-            "pp_rank": ints[cat.PP], "forward_iter": ints[cat.LABEL], "gap": gaps,
-            "_kind": ints[cat.KIND], "token_usage": floats[0], "throughput_tok_s": floats[1],
-        }
-    )  # fmt: skip
-    absent = pl.lit(cat.ABSENT)
-    unsigned = [
-        n for n in cat.INT_FIELDS if n not in ("num_cached_tokens", "num_replay_tokens")
-    ]  # fmt: skip
-    kinds = pl.Enum(EVENT_KINDS)
-    is_decode = pl.col("_kind") == cat.DECODE
-    return raw.select(
-        pl.lit("scheduler_log").cast(pl.Categorical).cast(pl.String).alias("source"),
-        pl.lit(source_id, dtype=pl.UInt16).alias("source_id"),
-        pl.col("line").cast(pl.UInt32),
-        pl.col("ts").cast(pl.Datetime("ns")).dt.replace_time_zone("UTC").cast(TIME),
-        pl.col("ts_resolution").cast(SPAN),
-        pl.col("engine_run").cast(pl.UInt16),
-        pl.col("dp_rank").cast(pl.UInt16),
-        *(
-            pl.when(pl.col(c) != absent).then(pl.col(c)).cast(pl.UInt16)
-            for c in ("tp_rank", "pp_rank")
-        ),
-        pl.when(is_decode)
-        .then(pl.lit("decode", dtype=kinds))
-        .otherwise(pl.lit("prefill", dtype=kinds))
-        .alias("kind"),
-        *(
-            pl.when(pl.col(c) != absent).then(pl.col(c))
-            for c in ("forward_iter", "num_cached_tokens")
-        ),
-        *(
-            pl.when((pl.col(c) >= 0) & ~(is_decode & (c == "num_bootstrap_reqs")))
-            .then(pl.col(c))
-            .cast(pl.UInt32, strict=False)
-            for c in unsigned
-        ),
-        *(
-            pl.when(pl.col(c).is_not_nan()).then(pl.col(c))
-            for c in ("token_usage", "throughput_tok_s")
-        ),
-        pl.when(pl.col("gap") != absent).then(pl.col("gap")).cast(SPAN),
-    )

@@ -1,8 +1,8 @@
 """Time-stats lines, one per finished request, of every release → rows of ``requests``.
 
-From 0.5.12 a line carries the epoch time of the request's entry (``entry_time``), and its durations
-give the other times. Before that, ``start`` is a monotonic clock whose zero nothing in the log says;
-such a request is kept without times rather than with invented ones.
+From 0.5.12 a line carries the epoch time of the request's entry (``entry_time``), and its
+durations give the other times. Before that, ``start`` is a monotonic clock whose zero nothing in
+the log says; such a request is kept without times rather than with invented ones.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""Physical lines that hold pieces of two log lines: taken apart where it is sure what belongs where."""
+"""Physical lines that hold pieces of two log lines, taken apart where that is sure."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-import numpy as np
+from itertools import pairwise
 
 from pdtrace.sources.scheduler_log import catalogue as cat
 from pdtrace.sources.scheduler_log.reference import (
@@ -17,14 +15,12 @@ from pdtrace.sources.scheduler_log.reference import (
     strip_end,
 )
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 _KNOWN = {f.key: f.kind for f in cat.FIELDS}
 _PARTIAL_HEADER = re.compile(rb"\[[\d\-: .A-Z_]*\]? ?")
 _PROGRESS = re.compile(rb"\r|%\|")
 _LAST_NUMBER = re.compile(rb"(-?\d+\.\d\d)(.*)", re.DOTALL)
 _COMPLETE_END = re.compile(rb"(?:: -?\d+\.\d\d%?|: True|: False)$")
+_TAIL_BYTES = 1 << 16
 _BEGINNINGS = (b"Prefill batch", b"Decode batch")
 
 Row = tuple[list[int], list[float]]
@@ -81,27 +77,34 @@ class TornLines:
 
     usual: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     _last_line: int = -10
+    _tail: bytes = b""
 
-    def learn(self, ints: NDArray[np.int64], text: bytes) -> None:
-        """Remember the keys of the last whole batch line of a block."""
-        if not ints.shape[1]:
-            return
+    def remember_tail(self, text: bytes | memoryview) -> None:
+        """Keep the end of a block, to compare a half-written last line with."""
+        self._tail = bytes(text[-_TAIL_BYTES:])
+
+    def learn(self, text: bytes) -> None:
+        """Remember the keys of the last whole batch line of a text."""
         for begin in _BEGINNINGS:
-            at = text.rfind(b"] " + begin)
-            if at < 0:
-                continue
-            start = text.rfind(b"\n", 0, at) + 1
-            stop = text.find(b"\n", at)
-            line = text[start : stop if stop >= 0 else len(text)]
-            keys = None if EMBEDDED.search(line, 1) else keys_of(line)
-            if keys:
-                self.usual[begin] = keys
+            at = len(text)
+            for _ in range(20):
+                at = text.rfind(b"] " + begin, 0, at)
+                if at < 0:
+                    break
+                start = text.rfind(b"\n", 0, at) + 1
+                stop = text.find(b"\n", at)
+                line = text[start : stop if stop >= 0 else len(text)]
+                keys = None if EMBEDDED.search(line, 1) else keys_of(line)
+                if keys:
+                    self.usual[begin] = keys
+                    break
 
     def is_whole(self, text: bytes) -> bool:
         """Whether a batch line that lacks its newline lacks nothing else."""
         head = parse_head(text)
         if head is None:
             return False
+        self.learn(self._tail)
         keys = keys_of(text)
         for begin in _BEGINNINGS:
             if text.startswith(begin, head.end) and begin in self.usual:
@@ -127,7 +130,7 @@ class TornLines:
         """
         cuts = [m.start() for m in EMBEDDED.finditer(line, 1)]
         edges = [0, *cuts, len(line)]
-        pieces = [line[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        pieces = [line[a:b] for a, b in pairwise(edges)]
         follows_torn = number == self._last_line + 1
         first, rest = pieces[0], pieces[1:]
         if not self._is_trusted(first, follows_torn=follows_torn):

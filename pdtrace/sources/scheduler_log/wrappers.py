@@ -86,14 +86,16 @@ class Unwrapper:
                     lines.append(part)
                     numbers.append(number)
                     times.append(ns)
-            yield _build_block(lines, numbers, times)
+            yield _build_block(lines, numbers, times, is_whole=block.endswith(b"\n"))
         if held:
             left = list(held.values())
             yield _build_block([x[0] for x in left], [x[1] for x in left], [x[2] for x in left])
 
 
-def _build_block(lines: list[bytes], numbers: list[int], times: list[int]) -> tuple[bytes, Wrapped]:
-    text = b"\n".join(lines) + b"\n" if lines else b""
+def _build_block(
+    lines: list[bytes], numbers: list[int], times: list[int], *, is_whole: bool = False
+) -> tuple[bytes, Wrapped]:
+    text = b"\n".join(lines) + (b"\n" if is_whole and lines else b"")
     return text, Wrapped(np.array(numbers, dtype=np.int64), np.array(times, dtype=np.int64))
 
 
