@@ -51,8 +51,6 @@ def load(
         UsageError: An argument does not make sense.
         InputError: A path cannot be read.
     """
-    from pdtrace.iterations import build_run  # noqa: PLC0415 (compiled kernels: a second to import)
-
     if not paths:
         raise UsageError("name at least one log file or run directory")
     if dp_size is not None and not 1 <= dp_size < 2**16:
@@ -65,8 +63,11 @@ def load(
         run = load_run(paths[0])
         if dp_size is None or dp_size == run.dp_size:
             return run
+        from pdtrace.iterations import build_run  # noqa: PLC0415 (compiled kernels: slow to import)
+
         return build_run(as_recording(run), dp_size=dp_size)
 
+    from pdtrace.iterations import build_run  # noqa: PLC0415 (likewise)
     from pdtrace.sources import read  # noqa: PLC0415 (likewise)
 
     recording = read(
