@@ -16,9 +16,50 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HEAD_BYTES = 1 << 18
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
+_FEED_BYTES = 1 << 14
 MAX_LINE_BYTES = 64 << 20
 """A line longer than this is no log line; the reader stops there instead of filling the memory."""
+
+
+class _DamagedError(Exception):
+    """A zstd stream is cut off or damaged."""
+
+
+class _ZstdStream:
+    """Decompresses zstd frames, and notices where the last one is cut off."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        import zstandard  # noqa: PLC0415  (only where a .zst is read)
+
+        self._raw = raw
+        self._new = zstandard.ZstdDecompressor().decompressobj
+        self._error = zstandard.ZstdError
+        self._frame = self._new()
+        self._is_inside = False
+        self._held = b""
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes; none at the end."""
+        while not self._held:
+            data = self._raw.read(_FEED_BYTES)
+            if not data:
+                if self._is_inside:
+                    raise _DamagedError
+                return b""
+            parts = []
+            while data:
+                try:
+                    parts.append(self._frame.decompress(data))
+                except self._error as e:
+                    raise _DamagedError from e
+                self._is_inside = not self._frame.eof
+                data = self._frame.unused_data if self._frame.eof else b""
+                if self._frame.eof:
+                    self._frame = self._new()
+            self._held = b"".join(parts)
+        part, self._held = self._held[:size], self._held[size:]
+        return part
 
 
 class Input:
@@ -58,10 +99,7 @@ class Input:
             self._stream = cast("BinaryIO", gzip.GzipFile(fileobj=self._raw))
             self.is_plain = False
         elif magic == b"\x28\xb5\x2f\xfd":
-            import zstandard  # noqa: PLC0415  (only where a .zst is read)
-
-            reader = zstandard.ZstdDecompressor().stream_reader(self._raw, read_across_frames=True)
-            self._stream = cast("BinaryIO", reader)
+            self._stream = cast("BinaryIO", _ZstdStream(self._raw))
             self.is_plain = False
         self.head = b""
         self.head = self.read(HEAD_BYTES)
@@ -76,20 +114,14 @@ class Input:
         while size > 0:
             try:
                 part = self._stream.read(size)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+            except (EOFError, zlib.error, gzip.BadGzipFile, _DamagedError) as e:
                 raise InputError(
-                    "the gzip stream is cut off or damaged; copy the file again, or pipe what is"
-                    " left: zcat FILE | pdtrace analyze -",
+                    "the compressed stream is cut off or damaged; copy the file again, or pipe"
+                    " what is left of it: zcat FILE | pdtrace analyze -",
                     path=self.path,
                 ) from e
             except OSError as e:
                 raise InputError(f"cannot be read: {e.strerror or e}", path=self.path) from e
-            except Exception as e:  # zstandard has one exception of its own
-                if type(e).__module__.startswith("zstandard"):
-                    raise InputError(
-                        "the zstd stream is cut off or damaged; copy the file again", path=self.path
-                    ) from e
-                raise
             if not part:
                 break
             parts.append(part)

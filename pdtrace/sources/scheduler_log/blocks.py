@@ -6,6 +6,7 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 8 << 20
 """Up to this size numba is not imported: reading in Python costs less than importing it."""
 _NUM_THREADS = 2
-_NUM_IN_FLIGHT = 3
+_NUM_IN_FLIGHT = 12
 _TAIL_BYTES = 1 << 16
 
 _NEWLINE = 10
@@ -111,8 +112,7 @@ def read_plain(source: Input, last: LastLine, advance: Callable[[int], None]) ->
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         offsets = iter(range(0, size, BLOCK_BYTES))
         waiting = deque(
-            (o, pool.submit(_read_at, source, last, o))
-            for o, _ in zip(offsets, range(_NUM_IN_FLIGHT), strict=False)
+            (o, pool.submit(_read_at, source, last, o)) for o in islice(offsets, _NUM_IN_FLIGHT)
         )
         while waiting:
             offset, future = waiting.popleft()
@@ -146,16 +146,15 @@ def _read_at(source: Input, last: LastLine, first: int) -> Found | None:
             head = _find_newline(view, 0, min(stop - start, got)) + 1
             if head == 0:
                 return None
-        if start + got >= size or got < want:
-            tail = got
-            break
-        tail = _find_newline(view, stop - start - 1, got) + 1
-        if tail:
+        is_end = start + got >= size or got < want
+        tail = got if stop >= size else _find_newline(view, stop - start - 1, got) + 1
+        if tail or is_end:
+            tail = tail or got
             break
         spare *= 8
         if spare > MAX_LINE_BYTES:
             raise InputError("a line of more than 64 MB; this is no log of lines", path=source.path)
-    if tail > head and stop == size and buffer[tail - 1] != _NEWLINE:
+    if tail > head and buffer[tail - 1] != _NEWLINE:
         cut = max(bytes(view[head:tail]).rfind(b"\n") + 1 + head, head)
         last.text = bytes(view[cut:tail])
         tail = cut

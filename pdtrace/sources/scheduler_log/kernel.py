@@ -1,13 +1,13 @@
 """The byte kernel: one pass over a block, digits straight into columns. Needs numba.
 
 It reads exactly what ``reference`` reads, many times faster, and releases the GIL, so two blocks
-can be read at once. What the fields are called stands in ``catalogue``; per cell the kernel first tries
-the key that followed the previous key last time, and only then searches all keys.
+can be read at once. What the fields are called stands in ``catalogue``; per cell the kernel first
+tries the key that followed the previous key last time, and only then searches all keys.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numba as nb
 import numpy as np
@@ -40,8 +40,8 @@ _BEFORE = np.int64(cat.THROUGHPUT_BEFORE_GRAPH)
 F = Any
 
 
-def _jit(**options: str) -> Callable[[F], F]:
-    return cast("Callable[[F], F]", nb.njit(nogil=True, cache=True, **options))
+def _jit(inline: Literal["never", "always"] = "never") -> Callable[[F], F]:
+    return cast("Callable[[F], F]", nb.njit(nogil=True, cache=True, inline=inline))
 
 
 def _pack(texts: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -59,7 +59,7 @@ _WORDS, _WORD_ENDS = _pack(
 )
 
 
-@_jit(inline="always")
+@_jit("always")
 def _find(buf: F, words: F, i: F, end: F, byte: F) -> F:
     """Index of the next ``byte`` in ``buf[i:end]``, or ``end``; eight bytes at a time."""
     while i < end and i & 7:
@@ -79,12 +79,12 @@ def _find(buf: F, words: F, i: F, end: F, byte: F) -> F:
     return end
 
 
-@_jit(inline="always")
+@_jit("always")
 def _is_digit(c: F) -> F:
     return c >= 48 and c <= 57
 
 
-@_jit(inline="always")
+@_jit("always")
 def _two(buf: F, i: F) -> F:
     a, b = np.int64(buf[i]) - 48, np.int64(buf[i + 1]) - 48
     if a < 0 or a > 9 or b < 0 or b > 9:
@@ -92,7 +92,7 @@ def _two(buf: F, i: F) -> F:
     return a * 10 + b
 
 
-@_jit(inline="always")
+@_jit("always")
 def _equals(buf: F, i: F, text: F, start: F, stop: F) -> F:
     for k in range(stop - start):  # noqa: SIM110  (numba has no all() of a generator)
         if buf[i + k] != text[start + k]:
@@ -124,7 +124,7 @@ def _stamp(buf: F, i: F) -> F:
     return (((days * 24 + hour) * 60 + minute) * 60 + second) * 1000
 
 
-@_jit(inline="always")
+@_jit("always")
 def _is_header(buf: F, i: F) -> F:
     """Whether a date and time follow the ``[`` at ``i``: where another line begins."""
     for k in (1, 2, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19):

@@ -17,8 +17,8 @@ class Parsed:
 
     Attributes:
         ints: Shape (``catalogue.NUM_INTS``, rows): line number within the block (from 1), local
-            time in ms since 1970 as if it were UTC, tags, label, kind, bits, then the integer fields;
-            ``catalogue.ABSENT`` where nothing was printed.
+            time in ms since 1970 as if it were UTC, tags, label, kind, bits, then the integer
+            fields; ``catalogue.ABSENT`` where nothing was printed.
         floats: Shape (2, rows): pool usage (ratio), throughput (tok/s); NaN where not printed.
         notes: Shape (4, notes): code, first byte, byte after the last (without the newline), line
             number, of each other line of interest.

@@ -199,7 +199,7 @@ def _join_engine(
             span = f"{low or '0.4.6'} to {high or '0.5.23'}"
             warnings.append(
                 f"a prefill engine without Prefill lines (the log fits releases {span}; 0.5.9"
-                " prints none on a prefill engine): use another release, or give its spans or time stats"
+                " prints none on a prefill engine): use another release, or give its spans"
             )
     return engine, warnings
 

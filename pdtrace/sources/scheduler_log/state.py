@@ -57,11 +57,12 @@ _DELAYER_CASES = (
 )
 _PREFILLABLE = re.compile(rb"num_prefillable=(\d{1,4})\b")
 _EXECUTED = re.compile(rb"actual_execution=(True|False)")
-_GROUP_ROWS = 100_000
+_GROUP_ROWS = 50_000
 
 
 _MULTI_LINE = frozenset({cat.EXCEPTION, cat.TRACEBACK, cat.TORN})
 _MAX_SILENT_STARTS = 8
+_TIME_STATS = (b"ReqTimeStats(", b"Req Time Stats(")
 
 
 class _Note(NamedTuple):
@@ -178,6 +179,12 @@ class LogState:
         wrapped: Wrapped | None,
         ints: NDArray[np.int64],
     ) -> list[torn.Row]:
+        head = parse_head(line)
+        if head is not None and line.startswith(_TIME_STATS, head.end):
+            # what looks like another line in it stands in the request id, which is anyone's text
+            note = _Note(cat.TIME_STATS, head, line, number, b"")
+            self._take_note(note, wrapped, ints)
+            return []
         rows, others, num_lost = self._torn.take_apart(number, line, following)
         self.skipped["torn line"] += num_lost
         for row in rows:
@@ -234,10 +241,10 @@ class LogState:
         self._kinds[kind] += 1
         if self._kinds[kind] > _MAX_INCIDENTS_OF_A_KIND:
             return
-        ts = None if head is None else self._utc_ns(head.ts_ms, head.bits, number, wrapped)
+        when = None if head is None else self._utc_ns(head.ts_ms, head.bits, number, wrapped)
         reason = torn.last_line_of_traceback(following) if following else ""
         shown = f"{message[:_MAX_TEXT]} … {reason}" if reason else message[:_MAX_TEXT]
-        self.incidents.append(Incident(kind, ts, self.source_id, at, dp_rank, self.run, shown))
+        self.incidents.append(Incident(kind, when, self.source_id, at, dp_rank, self.run, shown))
 
     def _start_engine(self, message: str, number: int, at: int, ints: NDArray[np.int64]) -> None:
         had_rows = bool((ints[cat.LINE] < number).any()) if ints.size else False
@@ -329,8 +336,8 @@ class LogState:
             bisect.insort(self._starts, int(ints[cat.LINE, row]) - 1)
             self.facts.insert(of_run + 1, EngineFacts(settings=dict(self.facts[of_run].settings)))
             for held in (self.ranks.labels, self.ranks.tokens, self.ranks.signatures):
-                for rank, (q, value) in held.items():
-                    held[rank] = (q + (q >= of_run), value)
+                for of_rank, (q, value) in held.items():
+                    held[of_rank] = (q + (q >= of_run), value)
 
     def _count_rows(self, ints: NDArray[np.int64], run: NDArray[np.int64]) -> None:
         self.dp_ranks.update(np.flatnonzero(np.bincount(np.maximum(ints[cat.DP], 0))).tolist())

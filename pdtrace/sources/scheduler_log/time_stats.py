@@ -7,7 +7,6 @@ the log says; such a request is kept without times rather than with invented one
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
@@ -19,11 +18,12 @@ if TYPE_CHECKING:
 
 # The request id is untrusted and may hold anything, so it is bounded from the right.
 HEAD = (
-    r"^Req ?Time ?Stats\((?:rid=(?P<rid>.*?)(?:, bootstrap_room=(?P<room>[^,()]*))?, )?"
+    r"^Req ?Time ?Stats\((?:rid=(?P<rid>.*), )?"
     r"input[ _]len=(?P<input>\d+)(?:, cached_input_len=(?P<cached>-?\d+))?"
-    r"(?:, output[ _]len=\d+)?(?:, attempts=\d+)?, type=(?P<type>\w+)\): (?P<body>[^)]*(?:\([\d.\-]+ms\)[^)]*)*)$"
+    r"(?:, output[ _]len=\d+)?(?:, attempts=\d+)?, type=(?P<type>\w+)\): "
+    r"(?P<body>[^()]*(?:\([\d.\-]+ms\)[^()]*)*)$"
 )
-WHOLE = re.compile(HEAD.encode())
+_ROOM = r", bootstrap_room=[^,()]*$"
 _DURATION = r"(?:^|[ ,]){}=(-?\d+(?:\.\d+)?)ms"
 
 
@@ -97,7 +97,7 @@ def parse_time_stats(lines: Sequence[StatsLine], *, source_id: int) -> tuple[pl.
         return pl.from_epoch(ns, time_unit="ns").dt.replace_time_zone("UTC").cast(TIME)
 
     rows = good.select(
-        pl.col("rid").fill_null(""),
+        pl.col("rid").str.replace(_ROOM, "").fill_null(""),
         pl.lit("scheduler_log").alias("source"),
         pl.lit(source_id).alias("source_id"),
         "line",

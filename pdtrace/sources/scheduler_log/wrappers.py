@@ -26,6 +26,7 @@ _JOURNAL = re.compile(
 )
 _COMPOSE = re.compile(rb"[\w.\-/]+ +\| |\[pod/[^\]\n]*\] ")
 _COLOUR = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+_DOCKER = re.compile(rb'\{.*"log"\s*:\s*"')
 _PATTERNS = (_CRI, _JOURNAL_ISO, _KUBECTL, _JOURNAL, _COMPOSE)
 
 # content, UTC ns or NO_TIME, stream, whether the line goes on
@@ -52,7 +53,7 @@ class Unwrapper:
         if not lines:
             return None
         half = len(lines) / 2
-        if sum(x.startswith(b'{"') and b'"log":"' in x for x in lines) > half:
+        if sum(bool(_DOCKER.match(x)) for x in lines) > half:
             return cls(_read_docker)
         if sum(bool(EMBEDDED.match(x)) for x in lines) <= half:
             for pattern in _PATTERNS:
