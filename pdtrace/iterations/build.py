@@ -1,0 +1,270 @@
+"""Events → iterations: choose the evidence, rebuild stretch by stretch, lay out the tables."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from pdtrace.iterations.durations import measure_durations
+from pdtrace.iterations.evidence import Evidence, Grouping, group_by_label, group_by_time
+from pdtrace.run import Part, Recording, Run
+from pdtrace.schema import DURATION_SOURCES, EVENTS, ITERATIONS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    F64 = NDArray[np.float64]
+
+STRETCH_ROWS = 150_000
+KEPT_ROWS = 400_000  # above this the parts are spilled
+
+Progress = Callable[[int, int], None]
+
+
+def build_run(
+    recording: Recording, *, dp_size: int | None = None, progress: Progress | None = None
+) -> Run:
+    """Rebuild the iterations of a recording.
+
+    Args:
+        recording: What the sources read.
+        dp_size: DP ranks, where the user knows better than the log.
+        progress: Called with events done and events in all.
+
+    Returns:
+        A run whose every part holds whole iterations. Where lock-step does not hold or the times
+        do not suffice, events keep a null iteration and a warning says why.
+    """
+    size = dp_size or recording.engine.dp_size or 1
+    parts = _Parts(spill=recording.num_events > KEPT_ROWS)
+    state = _State(recording, size)
+    done = 0
+    for stretch in _stretches(recording.events):
+        events, iterations = state.rebuild(stretch)
+        parts.add(events, iterations)
+        done += len(stretch)
+        if progress:
+            progress(done, recording.num_events)
+    return Run(
+        engine=recording.engine,
+        files=recording.files,
+        parts=parts,
+        requests=recording.requests,
+        decisions=recording.decisions,
+        incidents=recording.incidents,
+        warnings=(*recording.warnings, *state.warnings()),
+        dp_size=state.dp_size,
+        grouping=state.main_grouping(),
+    )
+
+
+class _Parts:
+    """Parts of a run, in memory or spilled to a directory that goes with the object."""
+
+    def __init__(self, *, spill: bool) -> None:
+        self._kept: list[Part] = []
+        self._count = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="pdtrace-") if spill else None
+
+    def add(self, events: pl.DataFrame, iterations: pl.DataFrame) -> None:
+        if self._folder is None:
+            self._kept.append(Part(events, iterations))
+            return
+        base = Path(self._folder.name)
+        events.write_ipc(base / f"events-{self._count}.arrow", compression="lz4")
+        iterations.write_ipc(base / f"iterations-{self._count}.arrow", compression="lz4")
+        self._count += 1
+
+    def __iter__(self) -> Iterator[Part]:
+        yield from self._kept
+        if self._folder is not None:
+            base = Path(self._folder.name)
+            for k in range(self._count):
+                yield Part(
+                    pl.read_ipc(base / f"events-{k}.arrow", memory_map=False),
+                    pl.read_ipc(base / f"iterations-{k}.arrow", memory_map=False),
+                )
+
+
+def _stretches(chunks: object) -> Iterator[pl.DataFrame]:
+    """Regroup chunks into stretches that no iteration crosses.
+
+    A stretch ends at the longest pause near its planned end, and never inside a label.
+    """
+    held: list[pl.DataFrame] = []
+    rows = 0
+    for chunk in chunks:  # type: ignore[attr-defined]
+        held.append(chunk)
+        rows += len(chunk)
+        if rows < STRETCH_ROWS:
+            continue
+        frame = pl.concat(held)
+        cut = _cut_at(frame)
+        yield frame[:cut]
+        held, rows = [frame[cut:]], len(frame) - cut
+    if rows:
+        yield pl.concat(held)
+
+
+def _cut_at(frame: pl.DataFrame) -> int:
+    n = len(frame)
+    low = int(0.9 * n)
+    tail = frame[low:]
+    pause = np.diff(tail["ts"].dt.timestamp("ns").to_numpy())
+    label = tail["forward_iter"].to_numpy().astype(float)
+    run = tail["engine_run"].to_numpy().astype(float)
+    with np.errstate(invalid="ignore"):
+        key = np.where(np.isnan(label), -1.0, label) + run * 1e12
+    # The barrier orders labels, so a cut is clean where all labels before are below all after.
+    clean = np.maximum.accumulate(key)[:-1] < np.minimum.accumulate(key[::-1])[::-1][1:]
+    plain = np.isnan(label[:-1]) & np.isnan(label[1:])
+    score = np.where(clean | plain, pause, -1)
+    return low + 1 + int(np.argmax(score))
+
+
+@dataclass
+class _State:
+    """What is carried from one stretch to the next."""
+
+    recording: Recording
+    dp_size: int
+    next_iteration: int = 0
+    previous_end: dict[int, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+
+    def rebuild(self, events: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """One stretch: its events with ``iteration`` set, and its iterations."""
+        top = events["dp_rank"].max()
+        if top is not None and int(top) >= self.dp_size:  # type: ignore[call-overload]
+            self.dp_size = int(top) + 1  # type: ignore[call-overload]
+        number = np.full(len(events), -1, np.int64)
+        frames = []
+        runs = events["engine_run"].to_numpy()
+        prefill = (events["kind"] == "prefill").to_numpy()
+        for run in np.unique(runs).tolist():
+            at = np.flatnonzero((runs == run) & prefill)
+            if not len(at):
+                continue
+            evidence = Evidence.of(events[at], self.recording, self.dp_size, run)
+            for grouping in self._group(evidence):
+                frame, mine = self._lay_out(evidence, grouping, run)
+                frames.append(frame)
+                ok = mine >= 0
+                number[at[grouping.lines[ok]]] = mine[ok]
+        column = pl.Series("iteration", np.where(number < 0, 0, number)).cast(pl.UInt32)
+        events = events.with_columns(
+            pl.when(pl.Series(number >= 0)).then(column).otherwise(None).alias("iteration")
+        )
+        table = pl.concat([ITERATIONS.empty(), *frames]).sort("iteration")
+        return events.select(list(EVENTS.schema)), table
+
+    def _group(self, evidence: Evidence) -> Iterator[Grouping]:
+        labelled = ~np.isnan(evidence.label)
+        if evidence.lock_step is False and self.dp_size > 1:
+            self._note(evidence.why_not, len(evidence))
+            return
+        if labelled.any():
+            yield group_by_label(evidence, np.flatnonzero(labelled), self._note)
+        rest = np.flatnonzero(~labelled)
+        if not len(rest):
+            return
+        if labelled.any():
+            self._note(
+                "prefill lines without a label stand beside labelled ones (two engines in one "
+                "log?); they were not put into iterations",
+                len(rest),
+            )
+            return
+        grouping = group_by_time(evidence, self._note)
+        if grouping is not None:
+            yield grouping
+
+    def _lay_out(
+        self, evidence: Evidence, grouping: Grouping, run: int
+    ) -> tuple[pl.DataFrame, NDArray[np.int64]]:
+        """Rows of ``iterations`` for one grouping, and the iteration of each of its lines."""
+        lines, block = grouping.lines, grouping.block
+        t, tokens = grouping.t, evidence.tokens[lines]
+        num = int(block.max()) + 1
+        end = np.full(num, np.inf)
+        np.minimum.at(end, block, t)
+        order = np.argsort(end, kind="stable")
+        place = np.empty(num, np.int64)
+        place[order] = np.arange(num)
+        block, end = place[block], end[order]
+        confidence = grouping.confidence[order]
+        selected = np.full(num, np.nan)
+        np.fmin.at(selected, block, evidence.selection_of(lines, t))
+        width = np.bincount(block, minlength=num)
+        total = np.bincount(block, weights=tokens, minlength=num)
+        biggest = np.zeros(num)
+        np.maximum.at(biggest, block, tokens)
+        duration, how = measure_durations(
+            end, selected, biggest, self.previous_end.get(run, np.nan)
+        )
+        self.previous_end[run] = float(end[-1])
+        start = np.where(how == 0, np.fmax(selected, end - duration), end - duration)
+        start = np.where((how == 0) & (selected <= end), selected, start)
+        forward = np.full(num, np.nan)
+        if grouping.forward is not None:
+            forward[block] = grouping.forward
+        silent = self.dp_size - width
+        unknown = silent if not evidence.silent_is_idle else np.zeros_like(silent)
+        first = self.next_iteration
+        self.next_iteration += num
+        self.counts[grouping.name] = self.counts.get(grouping.name, 0) + num
+        base = evidence.origin_ns
+        known = ~np.isnan(duration)
+        frame = pl.DataFrame(
+            {
+                "iteration": np.arange(first, first + num),
+                "engine_run": np.full(num, run),
+                "forward_iter": pl.Series(forward).fill_nan(None).cast(pl.Int64),
+                "start": _times(np.where(known, start, np.nan), base),
+                "end": _times(end, base),
+                "duration": pl.Series(duration * 1e9).fill_nan(None).cast(pl.Int64),
+                "duration_source": pl.Series(
+                    np.array(DURATION_SOURCES)[how].tolist(), dtype=pl.String
+                ),
+                "grouping": [grouping.name] * num,
+                "confidence": confidence,
+                "dp_size": np.full(num, self.dp_size),
+                "fusion_width": width,
+                "num_idle_ranks": silent - unknown,
+                "num_unknown_ranks": unknown,
+                "num_new_tokens": total,
+                "max_rank_new_tokens": biggest,
+            }
+        ).with_columns(
+            pl.when(pl.Series(known)).then(pl.col("duration_source")).alias("duration_source")
+        )
+        return ITERATIONS.conform(frame), first + block
+
+    def _note(self, text: str, num_lines: int) -> None:
+        self.notes[text] = self.notes.get(text, 0) + num_lines
+
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each kind of trouble, with the lines it touched."""
+        return tuple(f"{text} ({n} lines)" if n else text for text, n in self.notes.items())
+
+    def main_grouping(self) -> str:
+        """The evidence behind most iterations."""
+        return max(self.counts, key=lambda k: self.counts[k]) if self.counts else "none"
+
+
+def _times(seconds: F64, base_ns: int) -> pl.Series:
+    """Seconds since base → nanosecond times; nan becomes null."""
+    return (
+        (pl.Series(np.round(seconds * 1e9)).fill_nan(None).cast(pl.Int64) + base_ns)
+        .cast(pl.Datetime("ns"))
+        .dt.replace_time_zone("UTC")
+    )
+
+

@@ -1,0 +1,89 @@
+"""Iterations of lines without labels: refine the times, align the clocks, segment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pdtrace.iterations.clocks import OFFSET_REACH_S, align_groups, refine_times
+from pdtrace.iterations.segmentation import Lines, quick_evidence, segment, shortest_pass
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pdtrace.iterations.evidence import Evidence, Note
+
+    F64 = NDArray[np.float64]
+    I64 = NDArray[np.int64]
+
+ALIGN_LINES = 1500
+
+
+def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> tuple[F64, I64, F64]:
+    """Blocks of lines that ran together.
+
+    Args:
+        evidence: Prefill lines of one engine run.
+        coarse: Stamps are whole seconds.
+        note: Told what could not be used.
+
+    Returns:
+        refined time of each line in seconds; its block; confidence of each block.
+    """
+    t, window, ordered = evidence.t, 0.0, True
+    if coarse:
+        refined = refine_times(
+            evidence.t, evidence.resolution, evidence.file, evidence.rank, evidence.gap,
+            evidence.throughput, evidence.num_ranks,
+        )  # fmt: skip
+        t, window, ordered = refined.t, float(np.median(refined.window)), refined.ordered
+    several = len(np.unique(evidence.file)) > 1
+    if several or not ordered:
+        t = _align(evidence, t, coarse=coarse, several=several, window=window, note=note)
+    order = np.argsort(t, kind="stable")
+    lines = Lines(
+        t[order],
+        evidence.rank[order],
+        evidence.tokens[order],
+        evidence.must_continue[order],
+        evidence.selection_of(order, t[order]),
+    )
+    found = segment(lines, evidence.num_ranks, before_launch=evidence.before_launch)
+    block = np.empty(len(t), np.int64)
+    block[order] = found.block
+    return t, block, found.confidence
+
+
+def _align(
+    evidence: Evidence, t: F64, *, coarse: bool, several: bool, window: float, note: Note
+) -> F64:
+    """Shift files (or, where the order of one file is not that of writing, ranks) together."""
+    group = evidence.file if several else evidence.rank
+    _, group = np.unique(group, return_inverse=True)
+
+    def evidence_of(shifted: F64, seen: NDArray[np.bool_]) -> float:
+        at = np.flatnonzero(seen)
+        at = at[np.argsort(shifted[at], kind="stable")][:ALIGN_LINES]
+        lines = Lines(
+            shifted[at],
+            evidence.rank[at],
+            evidence.tokens[at],
+            evidence.must_continue[at],
+            np.full(len(at), np.nan),
+        )
+        return quick_evidence(lines, evidence.num_ranks)
+
+    # Ranks of one file share a clock, so only their chains' windows are open.
+    reach = OFFSET_REACH_S if several else max(window, 0.05)
+    kernel = max(0.001, 0.01 * shortest_pass(t, evidence.rank))
+    shift = align_groups(t, group, reach, kernel, evidence_of)
+    if several:
+        moved = np.abs(shift) > 0.02
+        if moved.any() and not coarse:
+            note(
+                "clocks of the files differ by up to "
+                f"{float(np.abs(shift).max()):.3f} s; times were aligned by lock-step",
+                int(moved[group].sum()),
+            )
+    return t + shift[group]

@@ -1,0 +1,111 @@
+"""Iterations by the printed label ``[n]``: exact, once two releases' labels are corrected."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+def correct_shifted_labels(label: I64, t: F64, rank: I64, pass_s: float) -> tuple[I64, F64]:
+    """True forward numbers for 0.5.10 and 0.5.11, which print the counter at result time.
+
+    A forward f prints f+2 if the next pass had already launched f+1 anywhere in the engine, and f+1
+    otherwise, so the last two forwards of a burst share a label. True numbers have no gaps, and all
+    lines of f precede those of f+1: each label holds one forward, or two to be told apart by a rank
+    that appears twice, by a label that is skipped after it, or by the pause between them.
+
+    Args:
+        label: Printed labels, n lines sorted by time within a label.
+        t: Times in seconds.
+        rank: DP ranks.
+        pass_s: Typical shortest pass, seconds.
+
+    Returns:
+        True number of each line, and the confidence in it.
+    """
+    true = np.empty(len(label), np.int64)
+    confidence = np.ones(len(label))
+    order = np.lexsort((t, label))
+    values, starts = np.unique(label[order], return_index=True)
+    ends = np.append(starts[1:], len(order))
+    expected: int | None = None
+    for q, (n, a, b) in enumerate(zip(values.tolist(), starts, ends, strict=True)):
+        lines = order[a:b]
+        pause = np.diff(t[lines])
+        split = _repeat_at(rank[lines])
+        sure = split is not None
+        nxt = int(values[q + 1]) if q + 1 < len(values) else None
+        if expected is None or expected not in (n - 2, n - 1):
+            # The first label, or lines were lost: a single pass that ended a burst prints n = f+1.
+            follows = nxt == n + 1
+            expected = n - 2 if split is not None or follows else n - 1
+        if expected == n - 2 and split is None and len(lines) > 1:
+            widest = int(np.argmax(pause))
+            skipped = nxt is not None and nxt > n + 1
+            # A skipped label ends a burst of at least two, whose last two share this label.
+            if skipped or float(pause[widest]) > 0.4 * pass_s:
+                split = widest + 1
+                sure = skipped and float(pause[widest]) > 0.4 * pass_s
+        if split is None or expected == n - 1:
+            ended = expected == n - 2 and nxt is not None and nxt > n + 1
+            true[lines] = n - 1 if ended else expected
+            expected = int(true[lines[0]]) + 1
+            continue
+        true[lines[:split]] = n - 2
+        true[lines[split:]] = n - 1
+        if not sure:
+            confidence[lines] = 0.9
+        expected = n
+    return true, confidence
+
+
+def _repeat_at(rank: I64) -> int | None:
+    """First position whose rank appeared before."""
+    seen: set[int] = set()
+    for k, r in enumerate(rank.tolist()):
+        if r in seen:
+            return k
+        seen.add(r)
+    return None
+
+
+def number_repeats(label: I64, rank: I64) -> I64:
+    """How often each (label, rank) pair appeared before it: 0 for all lines of one healthy engine."""
+    out = np.zeros(len(label), np.int64)
+    order = np.lexsort((np.arange(len(label)), rank, label))
+    same = (label[order[1:]] == label[order[:-1]]) & (rank[order[1:]] == rank[order[:-1]])
+    run = 0
+    for at, repeated in zip(order[1:].tolist(), same.tolist(), strict=True):
+        run = run + 1 if repeated else 0
+        if run:
+            out[at] = run
+    return out
+
+
+def measure_clock_offsets(label: I64, t: F64, file: I64, num_files: int) -> F64:
+    """Seconds to add to each file's times so that lines of one iteration agree.
+
+    Lines of one iteration are printed within milliseconds of one another, so the median difference
+    over shared labels is the offset of the clocks, plus at most the typical skew.
+
+    Args:
+        label, t, file: Label, time in seconds and file of each line.
+        num_files: Files; those that share no label with the biggest keep 0.
+    """
+    shift = np.zeros(num_files)
+    if num_files < 2:
+        return shift
+    reference = int(np.bincount(file, minlength=num_files).argmax())
+    own, first = np.unique(label[file == reference], return_index=True)
+    own_t = t[file == reference][first]
+    for f in range(num_files):
+        if f == reference or not (file == f).any():
+            continue
+        other, first = np.unique(label[file == f], return_index=True)
+        both, x, y = np.intersect1d(own, other, return_indices=True)
+        if len(both):
+            shift[f] = float(np.median(own_t[x] - t[file == f][first][y]))
+    return shift
