@@ -1,0 +1,191 @@
+"""One walk over a run's parts: the columns every figure draws from, as arrays.
+
+A run may be spilled to disk, so its parts are read once here and not once per figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from pdtrace.schema import ROLES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pdtrace.run import Run
+
+PREFILL, DECODE, IDLE, DELAYED, UNKNOWN = range(5)
+ROLE_NAMES = ("prefill", "decode", "idle", "delayed", "unknown")
+
+QUEUES = {
+    "num_queue_reqs": "waiting queue",
+    "num_bootstrap_reqs": "bootstrap queue",
+    "num_inflight_reqs": "KV-transfer queue",
+    "token_usage": "token usage",
+}
+
+_CODES = {"prefill": PREFILL, "decode": DECODE, "idle": IDLE, "unknown": UNKNOWN}
+_LEVELS_PER_ENUM = np.array([_CODES[r] for r in ROLES], dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is drawn of a run: one entry per iteration, in order of time.
+
+    Attributes:
+        run: The run it was taken from.
+        start, end: Seconds since ``origin_ns``; never overlapping, so ``end`` ≤ the next ``start``.
+        duration: Seconds the pass took; NaN where unknown.
+        origin_ns: Time zero of the axes, nanoseconds since 1970 (UTC).
+        iteration, forward_iter: Numbers; ``forward_iter`` is −1 where the engine printed none.
+        confidence: Of the grouping, 0–1.
+        width: Ranks that prefilled.
+        delay_passes: Passes on which the delayer withheld prefill since the iteration before.
+        role, tokens, line, source: Iteration × rank matrices; line 0 means no line.
+        observed: Whether the role was read, not inferred; iteration × rank.
+        queues: One row per event with the queue columns, and ``t`` in seconds.
+    """
+
+    run: Run
+    origin_ns: int
+    iteration: NDArray[np.int64]
+    forward_iter: NDArray[np.int64]
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    duration: NDArray[np.float64]
+    confidence: NDArray[np.float32]
+    width: NDArray[np.int64]
+    delay_passes: NDArray[np.int64]
+    role: NDArray[np.uint8]
+    tokens: NDArray[np.int64]
+    line: NDArray[np.int64]
+    source: NDArray[np.int64]
+    observed: NDArray[np.bool_]
+    queues: pl.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.iteration)
+
+    @property
+    def dp_size(self) -> int:
+        """Ranks drawn."""
+        return self.role.shape[1]
+
+    @property
+    def busy(self) -> NDArray[np.float64]:
+        """Seconds drawn of each iteration."""
+        return self.end - self.start
+
+
+def survey_run(run: Run | Survey) -> Survey:
+    """Read what the figures need from a run, in one pass; a survey is handed back as it is."""
+    if isinstance(run, Survey):
+        return run
+    dp_size = max(run.dp_size, 1)
+    columns: dict[str, list[NDArray[Any]]] = {}
+    queues: list[pl.DataFrame] = []
+
+    def keep(name: str, values: NDArray[Any]) -> None:
+        columns.setdefault(name, []).append(values)
+
+    for part in run:
+        iterations = part.iterations
+        for name in ("iteration", "fusion_width", "confidence"):
+            keep(name, iterations[name].to_numpy())
+        keep("forward_iter", iterations["forward_iter"].fill_null(-1).to_numpy())
+        end = iterations["end"].dt.epoch("ns")
+        duration = iterations["duration"].dt.total_nanoseconds()
+        start = iterations["start"].dt.epoch("ns").fill_null(end - duration.fill_null(0))
+        keep("start", start.to_numpy())
+        keep("end", end.to_numpy())
+        keep("duration", duration.cast(pl.Float64).fill_null(float("nan")).to_numpy())
+        for name, matrix in _lay_out(part.rank_passes, iterations, dp_size).items():
+            keep(name, matrix)
+        queues.append(
+            part.events.filter(pl.col("kind") == "prefill").select("ts", "dp_rank", *QUEUES)
+        )
+
+    def join(name: str, dtype: type[np.generic]) -> NDArray[Any]:
+        parts = columns.get(name)
+        if not parts:
+            two = name in ("role", "tokens", "line", "source", "observed")
+            return np.zeros((0, dp_size) if two else 0, dtype)
+        return np.concatenate(parts).astype(dtype, copy=False)
+
+    start_ns, end_ns = join("start", np.int64), join("end", np.int64)
+    duration = join("duration", np.float64) / 1e9
+    order = np.argsort(start_ns, kind="stable")
+    start_ns, end_ns, duration = start_ns[order], end_ns[order], duration[order]
+    origin_ns = int(start_ns[0]) if len(start_ns) else 0
+    start = (start_ns - origin_ns) / 1e9
+    end = start + np.where(np.isnan(duration), np.maximum(end_ns - start_ns, 0) / 1e9, duration)
+    # With overlapped scheduling a pass is selected before the one ahead of it ends.
+    if len(start) > 1:
+        end[:-1] = np.minimum(end[:-1], start[1:])
+    lines = [q for q in queues if len(q)]
+    events = pl.concat(lines) if lines else pl.DataFrame(schema={"ts": pl.Datetime("ns", "UTC")})
+    return Survey(
+        run=run,
+        origin_ns=origin_ns,
+        iteration=join("iteration", np.int64)[order],
+        forward_iter=join("forward_iter", np.int64)[order],
+        start=start,
+        end=end,
+        duration=duration,
+        confidence=join("confidence", np.float32)[order],
+        width=join("fusion_width", np.int64)[order],
+        delay_passes=_count_delay_passes(run, start_ns),
+        role=join("role", np.uint8)[order],
+        tokens=join("tokens", np.int64)[order],
+        line=join("line", np.int64)[order],
+        source=join("source", np.int64)[order],
+        observed=join("observed", np.bool_)[order],
+        queues=events.with_columns(((pl.col("ts").dt.epoch("ns") - origin_ns) / 1e9).alias("t")),
+    )
+
+
+def _lay_out(
+    passes: pl.DataFrame, iterations: pl.DataFrame, dp_size: int
+) -> dict[str, NDArray[Any]]:
+    """Rank passes as matrices of iteration × rank; a cell without a row is unknown."""
+    numbers = iterations["iteration"].to_numpy()
+    rows = np.searchsorted(numbers, passes["iteration"].to_numpy())
+    ranks = passes["dp_rank"].to_numpy().astype(np.int64)
+    fits = ranks < dp_size
+    rows, ranks = rows[fits], ranks[fits]
+    shape = (len(numbers), dp_size)
+    role = np.full(shape, UNKNOWN, np.uint8)
+    codes = _LEVELS_PER_ENUM[passes["role"].to_physical().to_numpy()]
+    if passes["cause"].null_count() < len(passes):
+        delayed = passes["cause"].str.starts_with("delay").fill_null(value=False).to_numpy()
+        codes = np.where(delayed & (codes == IDLE), DELAYED, codes).astype(np.uint8)
+    role[rows, ranks] = codes[fits]
+    out: dict[str, NDArray[Any]] = {"role": role}
+    for name, column in (("tokens", "num_new_tokens"), ("line", "line"), ("source", "source_id")):
+        matrix = np.zeros(shape, np.int64)
+        matrix[rows, ranks] = passes[column].fill_null(0).to_numpy()[fits]
+        out[name] = matrix
+    observed = np.zeros(shape, np.bool_)
+    observed[rows, ranks] = passes["is_observed"].to_numpy()[fits]
+    out["observed"] = observed
+    return out
+
+
+def _count_delay_passes(run: Run, start_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Delay passes before each iteration, from the decisions that carry a time."""
+    counts = np.zeros(len(start_ns), np.int64)
+    told = run.decisions.filter(pl.col("ts").is_not_null() & (pl.col("output_reason") == "delay"))
+    if not len(told) or not len(start_ns):
+        return counts
+    # Every rank writes the same outcome; the passes are those of the rank that wrote most.
+    per_rank = told.group_by("dp_rank").agg(pl.col("count").sum())
+    rank = per_rank.sort("count", "dp_rank", nulls_last=True)["dp_rank"][-1]
+    told = told.filter(pl.col("dp_rank").eq_missing(rank))
+    rows = np.searchsorted(start_ns, told["ts"].dt.epoch("ns").to_numpy(), side="left")
+    inside = rows < len(counts)
+    np.add.at(counts, rows[inside], told["count"].to_numpy().astype(np.int64)[inside])
+    return counts
