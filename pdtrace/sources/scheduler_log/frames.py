@@ -13,7 +13,10 @@ from pdtrace.sources.scheduler_log import catalogue as cat
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pdtrace.sources.scheduler_log.ranks import Folded
+
 _MAX_U32 = 2**32 - 1
+_BOOTSTRAP = cat.FIRST_FIELD + cat.INT_FIELDS.index("num_bootstrap_reqs")
 _KINDS = pl.Enum(EVENT_KINDS)
 _COLUMNS = (
     ("tp_rank", cat.TP, pl.UInt16),
@@ -32,10 +35,9 @@ _COLUMNS = (
 
 
 def _build_column(
-    values: NDArray[np.int64], dtype: type[pl.DataType]
+    values: NDArray[np.int64], low: int, high: int, dtype: type[pl.DataType]
 ) -> pl.Series | pl.Expr | None:
     """A column with nulls where nothing was printed; None if nothing was printed at all."""
-    low, high = int(values.min()), int(values.max())
     if high == cat.ABSENT:
         return None
     if dtype == pl.UInt32 and low >= 0 and high <= _MAX_U32:
@@ -50,46 +52,39 @@ def _build_column(
 
 
 def build_chunk(
-    ints: NDArray[np.int64],
-    floats: NDArray[np.float64],
-    *,
-    ts: NDArray[np.int64],
-    resolution: NDArray[np.int64],
-    run: NDArray[np.int64],
-    gaps: NDArray[np.int64],
+    rows: Folded, *, ts: NDArray[np.int64], resolution: NDArray[np.int64]
 ) -> pl.DataFrame:
     """Build a chunk of ``events``, without the columns that are null or the same in all rows.
 
     Args:
-        ints: Integers as in ``lines.Parsed``; the line number is that of the file.
-        floats: Floats as in ``lines.Parsed``.
+        rows: The rows; their line number is that of the file.
         ts: UTC ns.
         resolution: Resolution of ``ts`` in ns.
-        run: Engine run.
-        gaps: Time since the rank's previous line in ns, or ``catalogue.ABSENT``.
     """
-    is_decode = ints[cat.KIND] == cat.DECODE
-    if is_decode.any():
+    ints, floats = rows.ints, rows.floats
+    low, high = rows.bounds.tolist()
+    kind: pl.Expr = pl.lit("prefill", dtype=_KINDS)
+    if high[cat.KIND] == cat.DECODE:
+        is_decode = ints[cat.KIND] == cat.DECODE
         # a decode engine's #prealloc-req is another queue
-        bootstrap = cat.FIRST_FIELD + cat.INT_FIELDS.index("num_bootstrap_reqs")
-        ints[bootstrap, is_decode] = cat.ABSENT
+        ints[_BOOTSTRAP, is_decode] = cat.ABSENT
+        low[_BOOTSTRAP] = cat.ABSENT
+        decode = pl.lit("decode", dtype=_KINDS)
+        kind = pl.when(pl.Series(is_decode)).then(decode).otherwise(kind)
     columns: dict[str, pl.Series | pl.Expr] = {
         "line": pl.Series(ints[cat.LINE].astype(np.uint32)),
         "ts": pl.Series(ts).cast(TIME),
         "ts_resolution": pl.Series(resolution).cast(SPAN),
-        "engine_run": pl.Series(run.astype(np.uint16)),
+        "engine_run": pl.Series(rows.run.astype(np.uint16)),
         "dp_rank": pl.Series(np.maximum(ints[cat.DP], 0).astype(np.uint16)),
-        "kind": pl.when(pl.Series(is_decode))
-        .then(pl.lit("decode", dtype=_KINDS))
-        .otherwise(pl.lit("prefill", dtype=_KINDS)),
+        "kind": kind,
     }
     for name, row, dtype in _COLUMNS:
-        column = _build_column(ints[row], dtype)
+        column = _build_column(ints[row], low[row], high[row], dtype)
         if column is not None:
             columns[name] = column
-    gap = _build_column(gaps, pl.Int64)
-    if gap is not None:
-        columns["gap"] = gap.cast(SPAN)
+    gaps = pl.Series(rows.gaps)
+    columns["gap"] = pl.when(gaps != cat.ABSENT).then(gaps).cast(SPAN)
     for i, name in enumerate(cat.FLOAT_FIELDS):
         columns[name] = pl.Series(floats[i]).fill_nan(None)
     return pl.DataFrame().select(**columns)

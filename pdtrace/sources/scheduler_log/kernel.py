@@ -13,6 +13,7 @@ import numba as nb
 import numpy as np
 
 from pdtrace.sources.scheduler_log import catalogue as cat
+from pdtrace.sources.scheduler_log import ranks
 from pdtrace.sources.scheduler_log.lines import Parsed
 
 if TYPE_CHECKING:
@@ -422,3 +423,7 @@ def parse_block(buffer: NDArray[np.uint8], stop: int, *, start: int = 0) -> Pars
         int(lines),
         int(blank),
     )
+
+
+fold_rows = _jit()(ranks.fold_rows)
+"""``ranks.fold_rows``, compiled."""

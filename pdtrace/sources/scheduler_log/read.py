@@ -215,7 +215,7 @@ def _find_mixed(
 ) -> list[str]:
     found: list[str] = []
     for state, file in zip(states, files, strict=True):
-        if state.ranks.is_mixed or any(f.is_mixed for f in state.facts):
+        if state.rank_state.is_mixed or any(f.is_mixed for f in state.facts):
             found.append(
                 f"{file.path}: two engines seem to write into this log (the same rank prints two"
                 " formats, or two servers start); separate them, iterations cannot be trusted"
@@ -223,7 +223,11 @@ def _find_mixed(
     for i, a in enumerate(states):
         for j in range(i + 1, len(states)):
             b = states[j]
-            if not a.time_range or not b.time_range or not a.dp_ranks & b.dp_ranks:
+            if (
+                not a.time_range
+                or not b.time_range
+                or not a.rank_state.dp_ranks & b.rank_state.dp_ranks
+            ):
                 continue
             if a.time_range[0] <= b.time_range[1] and b.time_range[0] <= a.time_range[1]:
                 found.append(

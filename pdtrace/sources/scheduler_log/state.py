@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,11 +15,10 @@ import polars as pl
 from pdtrace.run import Incident
 from pdtrace.schema import DECISIONS, REQUESTS
 from pdtrace.sources.scheduler_log import catalogue as cat
-from pdtrace.sources.scheduler_log import torn
+from pdtrace.sources.scheduler_log import ranks, torn
 from pdtrace.sources.scheduler_log.clock import Clock
 from pdtrace.sources.scheduler_log.engine import EngineFacts
 from pdtrace.sources.scheduler_log.frames import build_chunk
-from pdtrace.sources.scheduler_log.ranks import RankState
 from pdtrace.sources.scheduler_log.reference import (
     Head,
     find_code,
@@ -30,6 +30,8 @@ from pdtrace.sources.scheduler_log.time_stats import StatsLine, parse_time_stats
 from pdtrace.sources.spill import Spill
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from pdtrace.sources.scheduler_log.lines import Parsed
@@ -61,7 +63,7 @@ _GROUP_ROWS = 50_000
 
 
 _MULTI_LINE = frozenset({cat.EXCEPTION, cat.TRACEBACK, cat.TORN})
-_MAX_SILENT_STARTS = 8
+_KERNEL = "pdtrace.sources.scheduler_log.kernel"
 _TIME_STATS = (b"ReqTimeStats(", b"Req Time Stats(")
 
 
@@ -100,7 +102,7 @@ class LogState:
     clock: Clock
     spill: Spill = field(init=False)
     facts: list[EngineFacts] = field(default_factory=lambda: [EngineFacts()])
-    ranks: RankState = field(default_factory=RankState)
+    rank_state: ranks.RankState = field(default_factory=ranks.RankState)
     skipped: Counter[str] = field(default_factory=Counter)
     incidents: list[Incident] = field(default_factory=list)
     requests: list[pl.DataFrame] = field(default_factory=list)
@@ -108,7 +110,6 @@ class LogState:
     num_lines: int = 0
     num_headers: int = 0
     time_range: tuple[int, int] | None = None
-    dp_ranks: set[int] = field(default_factory=set)
     _is_started: bool = False
     _since_args: bool = False
     _kinds: Counter[str] = field(default_factory=Counter)
@@ -301,64 +302,42 @@ class LogState:
             times = np.concatenate([r[2] for r in self._rows if r[2] is not None])
         self._rows = []
         self._num_waiting = 0
-        is_duplicate = self.ranks.find_duplicates(ints)
-        if is_duplicate is not None:
-            self.skipped["duplicate of an attention-TP peer"] += int(is_duplicate.sum())
-            ints, floats = ints[:, ~is_duplicate], floats[:, ~is_duplicate]
-            times = None if times is None else times[~is_duplicate]
-        starts = np.array(self._starts, dtype=np.int64)
-        run = np.searchsorted(starts, ints[cat.LINE], side="left").astype(np.int64)
-        # numpy sorts 16-bit keys by radix
-        order = np.argsort(np.maximum(ints[cat.DP], 0).astype(np.int16), kind="stable")
-        self._add_restarts(ints, run, self.ranks.find_restarts(ints, run, order))
-        gaps = self.ranks.compute_gaps(ints, floats, run, order)
-        self._count_rows(ints, run)
+        num_read = ints.shape[1]
+        folded = self.rank_state.fold(ints, floats, self._starts, using=_choose_fold(num_read))
+        num_dropped = num_read - folded.run.size
+        self.skipped["duplicate of an attention-TP peer"] += num_dropped
+        ints = folded.ints
+        if times is not None and num_dropped:
+            times = times[folded.kept]
+        self._add_starts(folded.found.tolist())
+        self._add_counts(int(folded.run[0]), folded.counts)
         has_ms = (ints[cat.SEEN] & cat.HAS_MS) != 0
         ts, resolution = self.clock.to_utc_ns(ints[cat.TS], has_ms, times)
         low, high = int(ts.min()), int(ts.max())
         if self.time_range is not None:
             low, high = min(low, self.time_range[0]), max(high, self.time_range[1])
         self.time_range = (low, high)
-        self.spill.append(
-            build_chunk(ints, floats, ts=ts, resolution=resolution, run=run, gaps=gaps)
-        )
+        self.spill.append(build_chunk(folded, ts=ts, resolution=resolution))
 
-    def _add_restarts(
-        self, ints: NDArray[np.int64], run: NDArray[np.int64], rows: list[int]
-    ) -> None:
-        """Count starts that only the falling labels show; ``run`` is changed in place."""
-        if len(rows) > _MAX_SILENT_STARTS:
-            # labels that fall again and again are two engines' labels
-            self.ranks.alternations += len(rows)
-        for row in rows[:_MAX_SILENT_STARTS]:
-            of_run = int(run[row])
-            run[row:] += 1
-            bisect.insort(self._starts, int(ints[cat.LINE, row]) - 1)
-            self.facts.insert(of_run + 1, EngineFacts(settings=dict(self.facts[of_run].settings)))
-            for held in (self.ranks.labels, self.ranks.tokens, self.ranks.signatures):
-                for of_rank, (q, value) in held.items():
-                    held[of_rank] = (q + (q >= of_run), value)
+    def _add_starts(self, lines: list[int]) -> None:
+        """Note starts that only falling labels show; their settings are those of the run before."""
+        for line in lines:
+            at = bisect.bisect_left(self._starts, line)
+            self._starts.insert(at, line)
+            self.facts.insert(at + 1, EngineFacts(settings=dict(self.facts[at].settings)))
 
-    def _count_rows(self, ints: NDArray[np.int64], run: NDArray[np.int64]) -> None:
-        self.dp_ranks.update(np.flatnonzero(np.bincount(np.maximum(ints[cat.DP], 0))).tolist())
-        for r in range(int(run[0]), int(run[-1]) + 1):
-            facts = self.facts[r]
-            mine = run == r if run[0] != run[-1] else slice(None)
-            bits = ints[cat.SEEN, mine]
-            is_prefill = ints[cat.KIND, mine] == cat.PREFILL
-            count = int(is_prefill.sum())
-            facts.num_prefill += count
-            facts.num_decode += bits.size - count
-            facts.num_ms += int(((bits & cat.HAS_MS) != 0).sum())
-            if count:
-                facts.any_bits |= int(np.bitwise_or.reduce(bits[is_prefill]))
-                facts.all_bits &= int(np.bitwise_and.reduce(bits[is_prefill]))
-                labels = ints[cat.LABEL, mine][is_prefill]
-                facts.has_label |= bool((labels != cat.ABSENT).any())
-            if count < bits.size:
-                facts.decode_bits |= int(np.bitwise_or.reduce(bits[~is_prefill]))
-            if bits.size:
-                facts.max_dp_rank = max(facts.max_dp_rank, int(ints[cat.DP, mine].max()))
+    def _add_counts(self, first_run: int, counts: NDArray[np.int64]) -> None:
+        for facts, row in zip(self.facts[first_run:], counts.tolist(), strict=False):
+            if not row[ranks.NUM_PREFILL] + row[ranks.NUM_DECODE]:
+                continue
+            facts.num_prefill += row[ranks.NUM_PREFILL]
+            facts.num_decode += row[ranks.NUM_DECODE]
+            facts.num_ms += row[ranks.NUM_MS]
+            facts.any_bits |= row[ranks.ANY_BITS]
+            facts.decode_bits |= row[ranks.DECODE_BITS]
+            facts.all_bits &= row[ranks.ALL_BITS]
+            facts.has_label |= row[ranks.NUM_LABELS] > 0
+            facts.max_dp_rank = max(facts.max_dp_rank, row[ranks.MAX_DP])
 
     def read_requests(self) -> pl.DataFrame:
         """Table ``requests`` of this file."""
@@ -372,3 +351,13 @@ class LogState:
             pl.from_epoch("ts", time_unit="ns").dt.replace_time_zone("UTC")
         )
         return DECISIONS.conform(frame)
+
+
+def _choose_fold(num_rows: int) -> Callable[..., tuple[int, int, int]]:
+    """The compiled fold where numba is loaded already, or where it pays to load it."""
+    if num_rows < _GROUP_ROWS and _KERNEL not in sys.modules:
+        return ranks.fold_rows
+    from pdtrace.sources.scheduler_log import kernel  # noqa: PLC0415  (numba: half a second)
+
+    compiled: Callable[..., tuple[int, int, int]] = kernel.fold_rows
+    return compiled
