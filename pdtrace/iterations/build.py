@@ -87,8 +87,8 @@ class _Parts:
             base = Path(self._folder.name)
             for k in range(self._count):
                 yield Part(
-                    pl.read_ipc(base / f"events-{k}.arrow", memory_map=False),
-                    pl.read_ipc(base / f"iterations-{k}.arrow", memory_map=False),
+                    pl.read_ipc(base / f"events-{k}.arrow"),
+                    pl.read_ipc(base / f"iterations-{k}.arrow"),
                 )
 
 

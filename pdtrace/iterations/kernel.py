@@ -126,67 +126,67 @@ def uniform_inside(num, width):
 
 
 @numba.njit(cache=True, nogil=True)
-def factor(i, k, inner, prev, k2, last, t, after, blk, lg, ls, lsel, par, ref):
-    """Log factor of block (i, k) given the kind before it and the length of the block after it."""
-    latest, big, smin, smax, snum = blk
-    j = i + k
-    j2 = j + 1 + k2
-    lp = 0.0
-    b1 = par[0] * big[i, k]
-    b2 = par[0]
-    f = False
-    r = False
-    if not last:
-        b2 = par[0] * big[j + 1, k2]
-        f = after[i] <= j2
-        r = after[j] <= j2
-        if latest[i, k] > j2:
-            lp += par[3]
-        # the selection gap to the next block
-        if snum[i, k] > 0 and snum[j + 1, k2] > 0:
-            g = smin[j + 1, k2] - smax[i, k]
-            lp += lsel[2 + inner, bin_of(g)] - np.log(max(g, TINY))
-            if g < 0:
-                lp -= 6.0
-    this = 0 if inner == 0 else (1 if f else 2)
-    if i > 0:
-        gap = t[i] - t[i - 1]
-        c = prev * 3 + this
-        g0 = expected_gap(c, b1, b2, par[1])
-        lp += lg[c, bin_of(gap * ref[c] / g0)] - np.log(max(gap, TINY))
-        if gap < par[2]:
-            lp -= par[4]
-        if c != 3 and c != 6 and gap < par[5] * g0:
-            lp -= par[6]
-    if k > 0:
-        w = t[j] - t[i]
-        s = size_class(k + 1) if inner == 0 else skew_class(f, r)
-        x = w * ref[9] / max(b2 - par[1], 0.3 * b2) if s == 5 else w
-        lp += ls[s, bin_of(x)] - np.log(max(w, TINY)) + uniform_inside(k + 1, w)
-        if snum[i, k] > 1:
-            w = smax[i, k] - smin[i, k]
-            if w > 0.6 * par[0]:  # a rank that selected early waits for the others, never a pass
-                lp -= 8.0
-            s = 0 if snum[i, k] == 2 else 1
-            lp += lsel[s, bin_of(w)] - np.log(max(w, TINY)) + uniform_inside(snum[i, k], w)
-    return lp
+def log_add(a, b):
+    """Log of the sum of two logs."""
+    if a < b:
+        a, b = b, a
+    if b == -np.inf:
+        return a
+    return a + np.log1p(np.exp(b - a))
 
 
 @numba.njit(cache=True, nogil=True)
-def log_add(a, b):
-    """Log of the sum of two logs."""
-    if a == -np.inf:
-        return b
-    if b == -np.inf:
-        return a
-    if a > b:
-        return a + np.log1p(np.exp(b - a))
-    return b + np.log1p(np.exp(a - b))
+def gap_factor(c, gap, log_gap, b1, b2, lg, par, log_ref):
+    """Log density of a gap in seconds in context c, and its bin."""
+    g0 = expected_gap(c, b1, b2, par[1])
+    x = (log_gap + log_ref[c] - np.log(g0) - LOG_LOW) / LOG_STEP
+    b = 0 if x < 0 else (NUM_BINS - 1 if x >= NUM_BINS else int(x))
+    lp = lg[c, b] - log_gap
+    if gap < par[2]:
+        lp -= par[4]
+    if c != 3 and c != 6 and gap < par[5] * g0:
+        lp -= par[6]
+    return lp, b
+
+
+@numba.njit(cache=True, nogil=True)
+def skew_factor(i, k, s, b2, t, blk, ls, lsel, par, ref):
+    """Log density of the spread of a block's times and selections in skew context s, and its bin."""
+    if k == 0:
+        return 0.0, 0
+    smin, smax, snum = blk[2], blk[3], blk[4]
+    w = t[i + k] - t[i]
+    b = bin_of(w * ref[9] / max(b2 - par[1], 0.3 * b2) if s == 5 else w)
+    lp = ls[s, b] - np.log(max(w, TINY)) + uniform_inside(k + 1, w)
+    if snum[i, k] > 1:
+        w = smax[i, k] - smin[i, k]
+        if w > 0.6 * par[0]:  # a rank that selected early waits for the others, never a pass
+            lp -= 8.0
+        s = 0 if snum[i, k] == 2 else 1
+        lp += lsel[s, bin_of(w)] - np.log(max(w, TINY)) + uniform_inside(snum[i, k], w)
+    return lp, b
+
+
+@numba.njit(cache=True, nogil=True)
+def link_factor(i, k, k2, inner, blk, lsel, par):
+    """Log factor of what only the pair of blocks decides: continuations and selection gap."""
+    latest, big, smin, smax, snum = blk
+    j = i + k
+    lp = par[3] if latest[i, k] > j + 1 + k2 else 0.0
+    if snum[i, k] > 0 and snum[j + 1, k2] > 0:
+        g = smin[j + 1, k2] - smax[i, k]
+        lp += lsel[2 + inner, bin_of(g)] - np.log(max(g, TINY))
+        if g < 0:
+            lp -= 6.0
+    return lp
 
 
 @numba.njit(cache=True, nogil=True)
 def forward_backward(t, after, count, blk, lg, ls, lsel, lp, par, ref, num_kinds):
     """Posterior of every block, and expected counts of every factor.
+
+    A state is (first line, length, what the last printer of the block before did next); the kind of
+    the block itself is summed out on the way, because only its outcome enters the next state.
 
     Args:
         t: Line times in seconds, ascending.
@@ -204,35 +204,84 @@ def forward_backward(t, after, count, blk, lg, ls, lsel, lp, par, ref, num_kinds
     latest, big, smin, smax, snum = blk
     n = len(t)
     m = lp.shape[3]
-    alpha = np.full((n, m, 2, 3), -np.inf)
+    log_ref = np.log(ref)
+    log_gap = np.zeros(n)
+    for i in range(1, n):
+        log_gap[i] = np.log(max(t[i] - t[i - 1], TINY))
+    alpha = np.full((n, m, 3), -np.inf)
     for k in range(count[0]):
-        for inner in range(num_kinds):
-            alpha[0, k, inner, 0] = lp[0, 0, inner, k]
+        alpha[0, k, 0] = 0.0
+    end = np.empty((n, m, 3))  # gap and skew factor of burst-end blocks
+    end_bin = np.zeros((n, m, 3), np.int32)
     z = -np.inf
     for i in range(n):
-        best = alpha[i].max()
+        gap = t[i] - t[i - 1] if i > 0 else 0.0
+        best = -np.inf
+        for k in range(count[i]):
+            for prev in range(3):
+                best = max(best, alpha[i, k, prev])
         for k in range(count[i]):
             j = i + k
-            for inner in range(num_kinds):
+            b1 = par[0] * big[i, k]
+            own, _ = skew_factor(i, k, size_class(k + 1), b1, t, blk, ls, lsel, par, ref)
+            e0 = -np.inf
+            for prev in range(3):
+                g = 0.0
+                if i > 0:
+                    g, end_bin[i, k, prev] = gap_factor(
+                        prev * 3, gap, log_gap[i], b1, b1, lg, par, log_ref
+                    )
+                end[i, k, prev] = g + own
+                a = alpha[i, k, prev]
+                if a < best - 30.0:  # cannot matter; also -inf
+                    alpha[i, k, prev] = -np.inf
+                else:
+                    e0 = log_add(e0, a + lp[i, min(prev, 1), 0, k] + end[i, k, prev])
+            if j == n - 1:
+                z = log_add(z, e0)
+                if num_kinds == 2:
+                    # Unfinished: nothing is known of a pass after it, so it counts as going idle.
+                    own, _ = skew_factor(i, k, 4, b1, t, blk, ls, lsel, par, ref)
+                    for prev in range(3):
+                        a = alpha[i, k, prev]
+                        if a > -np.inf:
+                            g = 0.0
+                            if i > 0:
+                                g, _ = gap_factor(
+                                    prev * 3 + 2, gap, log_gap[i], b1, par[0], lg, par, log_ref
+                                )
+                            z = log_add(z, a + lp[i, min(prev, 1), 1, k] + g + own + UNFINISHED)
+                continue
+            for k2 in range(count[j + 1]):
+                j2 = j + 1 + k2
+                if e0 > -np.inf:
+                    alpha[j + 1, k2, 0] = log_add(
+                        alpha[j + 1, k2, 0], e0 + link_factor(i, k, k2, 0, blk, lsel, par)
+                    )
+                if num_kinds == 1:
+                    continue
+                b2 = par[0] * big[j + 1, k2]
+                f = after[i] <= j2
+                r = after[j] <= j2
+                e1 = -np.inf
                 for prev in range(3):
-                    a = alpha[i, k, inner, prev]
-                    if a < best - 30.0:  # cannot matter; also -inf
-                        alpha[i, k, inner, prev] = -np.inf
-                        continue
-                    if j == n - 1:
-                        v = a + factor(i, k, inner, prev, 0, True, t, after, blk, lg, ls, lsel,
-                                       par, ref)
-                        z = log_add(z, v + (UNFINISHED if inner == 1 else 0.0))
-                        continue
-                    for k2 in range(count[j + 1]):
-                        nxt = 0 if inner == 0 else (1 if after[j] <= j + 1 + k2 else 2)
-                        v = a + factor(i, k, inner, prev, k2, False, t, after, blk, lg, ls, lsel,
-                                       par, ref)
-                        for inner2 in range(num_kinds):
-                            alpha[j + 1, k2, inner2, nxt] = log_add(
-                                alpha[j + 1, k2, inner2, nxt], v + lp[j + 1, inner, inner2, k2]
+                    a = alpha[i, k, prev]
+                    if a > -np.inf:
+                        g = 0.0
+                        if i > 0:
+                            g, _ = gap_factor(
+                                prev * 3 + (1 if f else 2), gap, log_gap[i], b1, b2, lg, par,
+                                log_ref,
                             )
-    beta = np.full((n, m, 2, 3), -np.inf)
+                        e1 = log_add(e1, a + lp[i, min(prev, 1), 1, k] + g)
+                if e1 > -np.inf:
+                    own, _ = skew_factor(i, k, skew_class(f, r), b2, t, blk, ls, lsel, par, ref)
+                    nxt = 1 if r else 2
+                    alpha[j + 1, k2, nxt] = log_add(
+                        alpha[j + 1, k2, nxt],
+                        e1 + own + link_factor(i, k, k2, 1, blk, lsel, par),
+                    )
+    beta = np.full((n, m, 3), -np.inf)
     post = np.zeros((n, m, 2))
     cg = np.zeros((NUM_GAP, NUM_BINS))
     cs = np.zeros((NUM_SKEW, NUM_BINS))
@@ -242,84 +291,134 @@ def forward_backward(t, after, count, blk, lg, ls, lsel, lp, par, ref, num_kinds
     samples = np.empty((8 * n + 64, 3))
     num = 0
     for i in range(n - 1, -1, -1):
+        gap = t[i] - t[i - 1] if i > 0 else 0.0
         for k in range(count[i]):
             j = i + k
-            for inner in range(num_kinds):
+            a0 = alpha[i, k, 0]
+            a1 = alpha[i, k, 1]
+            a2 = alpha[i, k, 2]
+            if a0 == -np.inf and a1 == -np.inf and a2 == -np.inf:
+                continue
+            b1 = par[0] * big[i, k]
+            w = t[j] - t[i]
+            # Burst end: what follows does not depend on what came before.
+            rest = 0.0
+            if j < n - 1:
+                rest = -np.inf
+                for k2 in range(count[j + 1]):
+                    b = beta[j + 1, k2, 0]
+                    if b > -np.inf:
+                        rest = log_add(rest, b + link_factor(i, k, k2, 0, blk, lsel, par))
+            mass = 0.0
+            if rest > -np.inf:
                 for prev in range(3):
-                    a = alpha[i, k, inner, prev]
+                    a = alpha[i, k, prev]
                     if a == -np.inf:
                         continue
-                    if j == n - 1:
-                        acc = factor(i, k, inner, prev, 0, True, t, after, blk, lg, ls, lsel, par,
-                                     ref) + (UNFINISHED if inner == 1 else 0.0)
-                    else:
-                        acc = -np.inf
-                        for k2 in range(count[j + 1]):
-                            j2 = j + 1 + k2
-                            nxt = 0 if inner == 0 else (1 if after[j] <= j2 else 2)
-                            tot = -np.inf
-                            for inner2 in range(num_kinds):
-                                b = beta[j + 1, k2, inner2, nxt]
-                                if b > -np.inf:
-                                    tot = log_add(tot, b + lp[j + 1, inner, inner2, k2])
-                            if tot == -np.inf:
-                                continue
-                            own = factor(i, k, inner, prev, k2, False, t, after, blk, lg, ls,
-                                         lsel, par, ref)
-                            tot += own
-                            acc = log_add(acc, tot)
-                            p = a + tot - z
-                            if p < -14.0:
-                                continue
-                            for inner2 in range(num_kinds):
-                                b = beta[j + 1, k2, inner2, nxt]
-                                if b > -np.inf:
-                                    kinds[j + 1, inner, inner2] += np.exp(
-                                        a + own + b + lp[j + 1, inner, inner2, k2] - z
-                                    )
-                            p = np.exp(p)
-                            f = after[i] <= j2
-                            r = after[j] <= j2
-                            b1 = par[0] * big[i, k]
-                            b2 = par[0] * big[j + 1, k2]
-                            this = 0 if inner == 0 else (1 if f else 2)
-                            if i > 0:
-                                c = prev * 3 + this
-                                gap = t[i] - t[i - 1]
-                                g0 = expected_gap(c, b1, b2, par[1])
-                                cg[c, bin_of(gap * ref[c] / g0)] += p
-                                if p > 0.1 and num < len(samples) and c in (4, 5, 6, 8):
-                                    samples[num, 0] = 1.0 if c == 5 else 0.0
-                                    if c == 5:
-                                        samples[num, 1] = gap
-                                    elif c == 4:
-                                        samples[num, 1] = gap / big[j + 1, k2]
-                                    elif c == 8:
-                                        samples[num, 1] = gap / big[i, k]
-                                    else:
-                                        samples[num, 1] = (gap + par[1]) / big[i, k]
-                                    samples[num, 2] = p
-                                    num += 1
-                            if latest[i, k] >= 0:
-                                broken[1] += p
-                                if latest[i, k] > j2:
-                                    broken[0] += p
-                            if snum[i, k] > 0 and snum[j + 1, k2] > 0:
-                                csel[2 + inner, bin_of(smin[j + 1, k2] - smax[i, k])] += p
-                            if k > 0:
-                                w = t[j] - t[i]
-                                s = size_class(k + 1) if inner == 0 else skew_class(f, r)
-                                if s == 5:
-                                    w = w * ref[9] / max(b2 - par[1], 0.3 * b2)
-                                cs[s, bin_of(w)] += p
-                                if snum[i, k] > 1:
-                                    s = 0 if snum[i, k] == 2 else 1
-                                    csel[s, bin_of(smax[i, k] - smin[i, k])] += p
-                    beta[i, k, inner, prev] = acc
-                    if acc > -np.inf:
-                        p = a + acc - z
-                        if p > -30.0:
-                            post[i, k, inner] += np.exp(p)
+                    v = lp[i, min(prev, 1), 0, k] + end[i, k, prev] + rest
+                    beta[i, k, prev] = v
+                    p = a + v - z
+                    if p > -25.0:
+                        p = np.exp(p)
+                        mass += p
+                        kinds[i, min(prev, 1), 0] += p
+                        if i > 0:
+                            cg[prev * 3, end_bin[i, k, prev]] += p
+                            if prev == 2 and p > 0.1 and num < len(samples):
+                                samples[num, 0] = 0.0
+                                samples[num, 1] = (gap + par[1]) / big[i, k]
+                                samples[num, 2] = p
+                                num += 1
+                post[i, k, 0] += mass
+                if k > 0:
+                    cs[size_class(k + 1), bin_of(w)] += mass
+                    if snum[i, k] > 1:
+                        csel[0 if snum[i, k] == 2 else 1, bin_of(smax[i, k] - smin[i, k])] += mass
+                if mass > 1e-9 and j < n - 1:
+                    for k2 in range(count[j + 1]):
+                        b = beta[j + 1, k2, 0]
+                        if b == -np.inf:
+                            continue
+                        share = mass * np.exp(
+                            b + link_factor(i, k, k2, 0, blk, lsel, par) - rest
+                        )
+                        if latest[i, k] >= 0:
+                            broken[1] += share
+                            if latest[i, k] > j + 1 + k2:
+                                broken[0] += share
+                        if snum[i, k] > 0 and snum[j + 1, k2] > 0:
+                            csel[2, bin_of(smin[j + 1, k2] - smax[i, k])] += share
+            if num_kinds == 1:
+                continue
+            if j == n - 1:
+                own, _ = skew_factor(i, k, 4, b1, t, blk, ls, lsel, par, ref)
+                for prev in range(3):
+                    a = alpha[i, k, prev]
+                    if a == -np.inf:
+                        continue
+                    g = 0.0
+                    if i > 0:
+                        g, _ = gap_factor(
+                            prev * 3 + 2, gap, log_gap[i], b1, par[0], lg, par, log_ref
+                        )
+                    v = lp[i, min(prev, 1), 1, k] + g + own + UNFINISHED
+                    beta[i, k, prev] = log_add(beta[i, k, prev], v)
+                    post[i, k, 1] += np.exp(max(a + v - z, -700.0))
+                continue
+            for k2 in range(count[j + 1]):
+                j2 = j + 1 + k2
+                f = after[i] <= j2
+                r = after[j] <= j2
+                b = beta[j + 1, k2, 1 if r else 2]
+                if b == -np.inf:
+                    continue
+                b2 = par[0] * big[j + 1, k2]
+                s = skew_class(f, r)
+                own, skew_bin = skew_factor(i, k, s, b2, t, blk, ls, lsel, par, ref)
+                tail = b + own + link_factor(i, k, k2, 1, blk, lsel, par)
+                mass = 0.0
+                for prev in range(3):
+                    a = alpha[i, k, prev]
+                    if a == -np.inf:
+                        continue
+                    c = prev * 3 + (1 if f else 2)
+                    g = 0.0
+                    gap_bin = 0
+                    if i > 0:
+                        g, gap_bin = gap_factor(c, gap, log_gap[i], b1, b2, lg, par, log_ref)
+                    v = lp[i, min(prev, 1), 1, k] + g + tail
+                    beta[i, k, prev] = log_add(beta[i, k, prev], v)
+                    p = a + v - z
+                    if p < -14.0:
+                        continue
+                    p = np.exp(p)
+                    mass += p
+                    kinds[i, min(prev, 1), 1] += p
+                    if i > 0:
+                        cg[c, gap_bin] += p
+                        if p > 0.1 and num < len(samples) and (c == 4 or c == 5 or c == 8):
+                            samples[num, 0] = 1.0 if c == 5 else 0.0
+                            if c == 5:
+                                samples[num, 1] = gap
+                            elif c == 4:
+                                samples[num, 1] = gap / big[j + 1, k2]
+                            else:
+                                samples[num, 1] = gap / big[i, k]
+                            samples[num, 2] = p
+                            num += 1
+                if mass == 0.0:
+                    continue
+                post[i, k, 1] += mass
+                if latest[i, k] >= 0:
+                    broken[1] += mass
+                    if latest[i, k] > j2:
+                        broken[0] += mass
+                if snum[i, k] > 0 and snum[j + 1, k2] > 0:
+                    csel[3, bin_of(smin[j + 1, k2] - smax[i, k])] += mass
+                if k > 0:
+                    cs[s, skew_bin] += mass
+                    if snum[i, k] > 1:
+                        csel[0 if snum[i, k] == 2 else 1, bin_of(smax[i, k] - smin[i, k])] += mass
     return z, post, cg, cs, csel, kinds, broken, samples[:num]
 
 
