@@ -61,24 +61,23 @@ def run(args: argparse.Namespace) -> int:
         save_run(recorded, args.save)
     if args.json:
         write_text(args.json, write_summary(recorded, metrics))
-    if args.html:
-        from pdtrace.pages import render_page  # type: ignore[import-not-found,unused-ignore]
-
-        write_text(args.html, render_page(recorded, page="overview"))
     reason = reason_for_nothing(recorded)
-    needs_report = args.markdown or STDOUT not in texts
-    if needs_report:
-        report = build_report(recorded, metrics)
-        if args.markdown:
-            from pdtrace.exports.markdown import render_markdown
+    report = build_report(recorded, metrics)
+    if args.html:
+        from pdtrace.pages import render_page
 
-            write_text(args.markdown, render_markdown(report))
-        if STDOUT not in texts and reason is None:
-            from pdtrace.exports.terminal import render_terminal
+        page = render_page(recorded, page="overview", metrics=metrics, verdict=report.verdict)
+        write_text(args.html, page)
+    if args.markdown:
+        from pdtrace.exports.markdown import render_markdown
 
-            is_terminal = sys.stdout.isatty()
-            width = max(40, shutil.get_terminal_size().columns) if is_terminal else None
-            write_text(STDOUT, render_terminal(report, width=width))
+        write_text(args.markdown, render_markdown(report))
+    if STDOUT not in texts and reason is None:
+        from pdtrace.exports.terminal import render_terminal
+
+        is_terminal = sys.stdout.isatty()
+        width = max(40, shutil.get_terminal_size().columns) if is_terminal else None
+        write_text(STDOUT, render_terminal(report, width=width))
     if reason is not None:
         raise reason
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pdtrace.exports.report import strip_heading, strip_legend
+from pdtrace.exports.report import strip_heading, strip_legend, strip_place
 from pdtrace.exports.untrusted import show_in_markdown
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"**{show_in_markdown(line)}**"
     if report.strip:
         yield from ("", "## Worst stretch", "", show_in_markdown(strip_heading(report.strip)), "")
+        if report.strip.path is not None:
+            yield from (show_in_markdown(strip_place(report.strip)), "")
         yield "```text"
         digits = len(str(max(report.strip.rows)))
         for rank, marks in report.strip.rows.items():

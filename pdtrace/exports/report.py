@@ -110,7 +110,7 @@ def build_verdict(run: Run, m: Numbers) -> Iterator[str]:
         solo, fused = m.get("solo_iteration_ratio"), m.get("fully_fused_iteration_ratio")
         yield (
             f"{percent(solo)} of {whole(n)} iterations prefilled on one rank of {ranks}, "
-            f"{percent(fused)} on all {ranks}."
+            f"{percent(fused)} on {'both' if ranks == 2 else f'all {ranks}'}."
         )
         yield idle_sentence(run, m)
     speed = m.get("prefill_throughput_tok_s")
@@ -137,7 +137,7 @@ def idle_sentence(run: Run, m: Numbers) -> str:
     money = "" if hours is None else f", {significant(hours)} GPU hours"
     money += "" if cost is None else f", {significant(cost)} USD"
     return (
-        f"{percent(share)} of their rank time was idle: {number(idle, 1)} of "
+        f"{percent(share)} of rank time was idle: {number(idle, 1)} of "
         f"{number(whole_time, 1)} rank-seconds{money}."
     )
 
@@ -226,7 +226,7 @@ def rank_section(run: Run, m: Numbers) -> Section | None:
         if has_unknown:
             row.insert(3, whole(m.get("unknown_rank_passes", rank)))
         rows.append(tuple(row))
-    columns = ["", "prefill passes", "idle passes", "tokens", "prefilling", "idle", "busy share"]
+    columns = ["", "prefill passes", "idle passes", "tokens", "prefilling", "idle", "share of busy"]
     if has_unknown:
         columns.insert(3, "unknown passes")
     notes = []
@@ -306,17 +306,22 @@ def delayer_section(run: Run, m: Numbers) -> Section:
         ("prefill allowed, wait ran out", "num_delay_timeouts"),
         ("prefill allowed, KV pool under the watermark", "num_delay_watermark_allows"),
     )
-    known = [(text, name) for text, name in outcomes if m.get(name) is not None]
+    # Without a watermark none can be under it: a zero would only be noise.
+    has_mark = d.token_usage_low_watermark is not None
+    told = [o for o in outcomes if has_mark or "watermark" not in o[1] or m.get(o[1])]
+    known = [(text, name) for text, name in told if m.get(name) is not None]
     rows = tuple((text, whole(m.get(name))) for text, name in known)
     notes = [state]
-    missing = [name for _, name in outcomes if m.get(name) is None]
+    if "debug lines" in m.note("num_delay_timeouts") and rows:
+        notes.append("Counted from the debug lines of the log.")
+    missing = [name for _, name in told if m.get(name) is None]
     if missing:
-        notes.append(f"{'Further outcomes' if rows else 'Outcomes'}: {m.note(missing[0])}.")
+        notes.append(f"{'Other' if rows else 'Its'} outcomes are not known: {m.note(missing[0])}.")
     waited = m.get("delay_seconds_total")
     notes.append(
         f"Waited {seconds(waited)} in all."
         if waited is not None
-        else f"Time waited: not known; {m.note('delay_seconds_total')}."
+        else f"Time waited is not known: {m.note('delay_seconds_total')}."
     )
     return Section("PrefillDelayer", ("outcome", "scheduler passes"), rows, tuple(notes))
 
@@ -381,8 +386,12 @@ def strip_heading(strip: Strip) -> str:
     lost = f"{strip.num_idle:,} of {plural(strip.num_passes, 'rank pass')} idle"
     if strip.idle_seconds is not None:
         lost += f" ({seconds(strip.idle_seconds)})"
-    where = "" if strip.path is None else f"; starts at {strip.path}:{strip.line}"
-    return f"iterations {strip.first:,}–{strip.last:,}{when}: {lost}{where}"
+    return f"iterations {strip.first:,}–{strip.last:,}{when}: {lost}"
+
+
+def strip_place(strip: Strip) -> str:
+    """Where the first line of the stretch stands; empty if it has none."""
+    return "" if strip.path is None else f"first line {strip.path}:{strip.line}"
 
 
 def strip_legend(strip: Strip) -> str:

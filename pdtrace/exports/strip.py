@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from pdtrace.schema import ITERATIONS, RANK_PASSES
+
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from pdtrace.run import Part, Run
+    from pdtrace.run import Run
 
 # Apart in shape, not in colour alone.
 MARKS = {"prefill": "█", "idle": "·", "unknown": "?", "decode": "d"}
@@ -48,21 +50,30 @@ class Strip:
 def find_worst_stretch(run: Run, length: int) -> Strip | None:
     """Find the iterations, ``length`` in a row, whose idle ranks lost most time.
 
-    Idle ranks × duration is summed over a window that slides over each part; where no duration is
-    known, idle ranks are counted. A stretch does not cross parts.
+    Idle ranks × duration is summed over a sliding window; where no duration is known, idle ranks
+    are counted. The end of each part is carried into the next, so cuts between parts do not
+    matter.
 
     Returns:
         The first such stretch, or None if no rank idled.
     """
     best_loss, best = (0, 0), None
+    tail, tail_passes = ITERATIONS.empty(), RANK_PASSES.empty()
     for part in run:
-        loss, at = _worst_window(part.iterations, length)
+        iterations = pl.concat([tail, part.iterations])
+        passes = pl.concat([tail_passes, part.rank_passes])
+        loss, at = _worst_window(iterations, length)
         if loss > best_loss:
             best_loss = loss
-            best = _cut(part, at, length)
-    if best is None:
-        return None
-    return _draw(run, best)
+            stretch = iterations.slice(at, length)
+            best = stretch, _passes_of(stretch, passes)
+        tail = iterations.tail(length - 1)
+        tail_passes = _passes_of(tail, passes)
+    return None if best is None else _draw(run, *best)
+
+
+def _passes_of(iterations: pl.DataFrame, passes: pl.DataFrame) -> pl.DataFrame:
+    return passes.join(iterations.select("iteration"), on="iteration", how="semi")
 
 
 def _worst_window(iterations: pl.DataFrame, length: int) -> tuple[tuple[int, int], int]:
@@ -81,14 +92,7 @@ def _worst_window(iterations: pl.DataFrame, length: int) -> tuple[tuple[int, int
     return (int(times[at]), int(counts[at])), at
 
 
-def _cut(part: Part, at: int, length: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    iterations = part.iterations.slice(at, length)
-    passes = part.rank_passes.filter(pl.col("iteration").is_in(iterations["iteration"].to_list()))
-    return iterations, passes
-
-
-def _draw(run: Run, stretch: tuple[pl.DataFrame, pl.DataFrame]) -> Strip:
-    iterations, passes = stretch
+def _draw(run: Run, iterations: pl.DataFrame, passes: pl.DataFrame) -> Strip:
     idle = passes.filter(pl.col("role") == "idle")
     timed = idle["duration"].drop_nulls()
     first, last = iterations.row(0, named=True), iterations.row(-1, named=True)

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pdtrace.exports.report import strip_heading, strip_legend
+from pdtrace.exports.report import strip_heading, strip_legend, strip_place
 from pdtrace.exports.strip import MARKS
 from pdtrace.exports.untrusted import show
 
@@ -55,6 +55,8 @@ def render_terminal(report: Report, *, width: int | None = None) -> str:
 def _print_strip(console: Console, strip: Strip) -> None:
     console.print(Text("\nWorst stretch", style="bold underline"))
     console.print(Text("  " + show(strip_heading(strip))))
+    if strip.path is not None:
+        console.print(Text("  " + show(strip_place(strip))))
     style = {mark: COLOURS[role] for role, mark in MARKS.items()}
     digits = len(str(max(strip.rows)))
     for rank, marks in strip.rows.items():

@@ -28,13 +28,14 @@ def seconds(value: float | None) -> str:
         return UNKNOWN
     if value == 0:
         return "0 s"
-    if abs(value) < 0.001:
+    # Each limit is where rounding would reach the next unit: never 1000 ms.
+    if abs(value) < 0.0009995:
         return f"{value * 1e6:.0f} µs"
-    if abs(value) < 0.1:
+    if abs(value) < 0.09995:
         return f"{value * 1e3:.1f} ms"
-    if abs(value) < 1:
+    if abs(value) < 0.9995:
         return f"{value * 1e3:.0f} ms"
-    if abs(value) < 10:
+    if abs(value) < 9.995:
         return f"{value:.2f} s"
     return f"{value:,.1f} s" if abs(value) < 1000 else f"{value:,.0f} s"
 
