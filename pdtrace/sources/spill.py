@@ -52,7 +52,7 @@ class Spill:
             self._folder = Path(tempfile.mkdtemp(prefix="pdtrace-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         path = self._folder / f"{len(self._frames)}.ipc"
-        frame.write_ipc(path, compression="lz4")
+        frame.write_ipc(path, compression="uncompressed")
         self._frames.append(path)
 
     def __iter__(self) -> Iterator[pl.DataFrame]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pdtrace.sources.scheduler_log.ranks import Folded
 
-_MAX_U32 = 2**32 - 1
+_MAX_U32, _MAX_U16 = 2**32 - 1, 2**16 - 1
 _BOOTSTRAP = cat.FIRST_FIELD + cat.INT_FIELDS.index("num_bootstrap_reqs")
 _KINDS = pl.Enum(EVENT_KINDS)
 _COLUMNS = (
@@ -36,19 +36,23 @@ _COLUMNS = (
 
 def _build_column(
     values: NDArray[np.int64], low: int, high: int, dtype: type[pl.DataType]
-) -> pl.Series | pl.Expr | None:
+) -> pl.Series | None:
     """A column with nulls where nothing was printed; None if nothing was printed at all."""
     if high == cat.ABSENT:
         return None
-    if dtype == pl.UInt32 and low >= 0 and high <= _MAX_U32:
-        return pl.Series(values.astype(np.uint32))
-    if dtype == pl.UInt16 and low >= 0:
-        return pl.Series(values.astype(np.uint16))
-    series = pl.Series(values)
-    if dtype == pl.Int64 and low != cat.ABSENT:
+    if dtype == pl.Int64:
+        series = pl.Series(values)
+        return series if low != cat.ABSENT else _mask(series, values != cat.ABSENT)
+    limit = _MAX_U32 if dtype == pl.UInt32 else _MAX_U16
+    series = pl.Series(values.astype(np.uint32 if dtype == pl.UInt32 else np.uint16))
+    if low >= 0 and high <= limit:
         return series
-    is_known = series >= 0 if dtype != pl.Int64 else series != cat.ABSENT
-    return pl.when(is_known).then(series).cast(dtype, strict=False)
+    return _mask(series, (values >= 0) & (values <= limit))
+
+
+def _mask(series: pl.Series, is_known: NDArray[np.bool_]) -> pl.Series:
+    # ten times faster than when/then on short columns, which goes through the query engine
+    return series.zip_with(pl.Series(is_known), pl.Series([None], dtype=series.dtype))
 
 
 def build_chunk(
@@ -63,15 +67,13 @@ def build_chunk(
     """
     ints, floats = rows.ints, rows.floats
     low, high = rows.bounds.tolist()
-    kind: pl.Expr = pl.lit("prefill", dtype=_KINDS)
+    kind = pl.Series(["prefill"], dtype=_KINDS).new_from_index(0, ints.shape[1])
     if high[cat.KIND] == cat.DECODE:
         is_decode = ints[cat.KIND] == cat.DECODE
         # a decode engine's #prealloc-req is another queue
-        ints[_BOOTSTRAP, is_decode] = cat.ABSENT
-        low[_BOOTSTRAP] = cat.ABSENT
-        decode = pl.lit("decode", dtype=_KINDS)
-        kind = pl.when(pl.Series(is_decode)).then(decode).otherwise(kind)
-    columns: dict[str, pl.Series | pl.Expr] = {
+        ints[_BOOTSTRAP, is_decode] = low[_BOOTSTRAP] = cat.ABSENT
+        kind = kind.zip_with(pl.Series(~is_decode), pl.Series(["decode"], dtype=_KINDS))
+    columns: dict[str, pl.Series] = {
         "line": pl.Series(ints[cat.LINE].astype(np.uint32)),
         "ts": pl.Series(ts).cast(TIME),
         "ts_resolution": pl.Series(resolution).cast(SPAN),
@@ -83,8 +85,7 @@ def build_chunk(
         column = _build_column(ints[row], low[row], high[row], dtype)
         if column is not None:
             columns[name] = column
-    gaps = pl.Series(rows.gaps)
-    columns["gap"] = pl.when(gaps != cat.ABSENT).then(gaps).cast(SPAN)
+    columns["gap"] = _mask(pl.Series(rows.gaps), rows.gaps != cat.ABSENT).cast(SPAN)
     for i, name in enumerate(cat.FLOAT_FIELDS):
-        columns[name] = pl.Series(floats[i]).fill_nan(None)
-    return pl.DataFrame().select(**columns)
+        columns[name] = pl.Series(floats[i], nan_to_null=True)
+    return pl.DataFrame(columns)

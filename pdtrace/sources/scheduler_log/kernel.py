@@ -171,7 +171,7 @@ def _note(buf: F, words: F, i: F, end: F) -> F:
 
 
 @_jit()
-def _parse(  # noqa: PLR0917  (compiled: no keywords)
+def _parse(
     buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following: F
 ) -> F:
     """Read ``buf[i:n]``. Returns the numbers of rows, notes, lines, and lines without tokens."""

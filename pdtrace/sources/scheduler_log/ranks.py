@@ -39,7 +39,7 @@ _WITH_LABEL, _WITH_RANK = 1 << 60, 1 << 61
 NUM_PREFILL, NUM_DECODE, NUM_MS, ANY_BITS, ALL_BITS, DECODE_BITS, NUM_LABELS, MAX_DP = range(8)
 
 
-def fold_rows(  # noqa: PLR0917  (compiled: no keywords)
+def fold_rows(
     ints: NDArray[np.int64],
     floats: NDArray[np.float64],
     starts: NDArray[np.int64],
