@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,14 +92,14 @@ class _Parts:
                 )
 
 
-def _stretches(chunks: object) -> Iterator[pl.DataFrame]:
+def _stretches(chunks: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     """Regroup chunks into stretches that no iteration crosses.
 
     A stretch ends at the longest pause near its planned end, and never inside a label.
     """
     held: list[pl.DataFrame] = []
     rows = 0
-    for chunk in chunks:  # type: ignore[attr-defined]
+    for chunk in chunks:
         held.append(chunk)
         rows += len(chunk)
         if rows < STRETCH_ROWS:
@@ -142,8 +142,8 @@ class _State:
     def rebuild(self, events: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """One stretch: its events with ``iteration`` set, and its iterations."""
         top = events["dp_rank"].max()
-        if top is not None and int(top) >= self.dp_size:  # type: ignore[call-overload]
-            self.dp_size = int(top) + 1  # type: ignore[call-overload]
+        if isinstance(top, int):
+            self.dp_size = max(self.dp_size, top + 1)
         number = np.full(len(events), -1, np.int64)
         frames = []
         runs = events["engine_run"].to_numpy()
@@ -201,7 +201,7 @@ class _State:
         block, end = place[block], end[order]
         confidence = grouping.confidence[order]
         selected = np.full(num, np.nan)
-        np.fmin.at(selected, block, evidence.selection_of(lines, t))
+        np.fmin.at(selected, block, evidence.selection_of(lines, t, grouping.shift))
         width = np.bincount(block, minlength=num)
         total = np.bincount(block, weights=tokens, minlength=num)
         biggest = np.zeros(num)
@@ -266,5 +266,3 @@ def _times(seconds: F64, base_ns: int) -> pl.Series:
         .cast(pl.Datetime("ns"))
         .dt.replace_time_zone("UTC")
     )
-
-

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from pdtrace.iterations.compiled import compiled
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -28,12 +29,14 @@ OFFSET_REACH_S = 5.0
 NUM_CANDIDATES = 4
 
 
-@numba.njit(cache=True, nogil=True)
-def link_chains(rank, stamp, resolution, gap, gap_error, num_ranks):
+@compiled
+def link_chains(
+    rank: I64, stamp: F64, resolution: F64, gap: F64, gap_error: F64, num_ranks: int
+) -> tuple[F64, I64, F64, F64]:
     """Chain the lines of each rank by their printed gaps.
 
     Args:
-        rank, stamp, resolution: DP rank, stamp in seconds and its resolution, n lines in file order.
+        rank, stamp, resolution: DP rank, stamp in seconds, its resolution; n lines in file order.
         gap, gap_error: Seconds since the rank's previous line (nan unknown) and its rounding error.
         num_ranks: DP ranks.
 
@@ -75,8 +78,10 @@ def link_chains(rank, stamp, resolution, gap, gap_error, num_ranks):
     return relative, chain, low[:num].copy(), high[:num].copy()
 
 
-@numba.njit(cache=True, nogil=True)
-def pair_bounds(file, rank, relative, chain, num_ranks):
+@compiled
+def pair_bounds(
+    file: I64, rank: I64, relative: F64, chain: I64, num_ranks: int
+) -> tuple[I64, I64, F64]:
     """Bounds 'offset of a - offset of b ≤ d' from the order of lines within one file.
 
     Returns:

@@ -33,14 +33,16 @@ REPORT_GAP_S = 0.005  # from one result to the next when both are already there:
 def lognormal(median_s: float, spread: float) -> F64:
     """A normalised log-normal bump over the bins; median in seconds, spread in log units."""
     d = np.exp(-0.5 * ((np.log(CENTRES) - np.log(max(median_s, 1e-6))) / spread) ** 2) + 1e-300
-    return d / d.sum()
+    out: F64 = d / d.sum()
+    return out
 
 
 def above(edge_s: float, decay: float = 1.2) -> F64:
     """Nothing below an edge in seconds, a long tail in log time above it."""
     x = np.log(CENTRES / max(edge_s, 1e-6))
     d = np.where(x > 0, np.exp(-x / decay), np.exp(np.minimum(x, 0) / 0.06)) + 1e-300
-    return d / d.sum()
+    out: F64 = d / d.sum()
+    return out
 
 
 def smooth(counts: F64, width: float = 1.5) -> F64:
@@ -121,7 +123,7 @@ class Priors:
         # A pass can stall, but it cannot be quicker than the hardware: strays lie above.
         stray = np.empty((NUM_GAP, NUM_BINS))
         for c in range(NUM_GAP):
-            up = CENTRES > 0.7 * reference[c]
+            up = 0.7 * reference[c] < CENTRES
             stray[c] = np.where(up, 1.0 / max(int(up.sum()), 1), 0.1 / NUM_BINS)
         self._stray_gap = stray
         self._flat = np.full(NUM_BINS, 1.0 / NUM_BINS)
@@ -129,7 +131,8 @@ class Priors:
     def _mix(self, counts: F64, prior: F64, stray: F64, outliers: float) -> F64:
         total = counts.sum(1, keepdims=True) + self.weight
         body = (smooth(counts) + self.weight * prior) / total
-        return np.log(((1 - outliers) * body + outliers * stray) / LOG_STEP)
+        out: F64 = np.log(((1 - outliers) * body + outliers * stray) / LOG_STEP)
+        return out
 
     def log_gap(self, counts: F64) -> F64:
         """Log density over log gap, ``NUM_GAP × NUM_BINS``, given posterior counts."""

@@ -71,16 +71,16 @@ def measure_durations(
         if np.isfinite(selected[i]) and selected[i] <= stop:
             begin = selected[i] if np.isnan(mark) else max(mark, selected[i])
             how[i] = SELECTION
-        if i + 1 < n and np.isfinite(selected[i + 1]) and selected[i + 1] < stop:
-            # The next pass was selected before this result was reported. If launching blocks until
-            # the device is done, this pass ended there; if it does not, it ended at its report.
-            if selected[i + 1] - begin >= 0.5 * (stop - begin):
-                stop = selected[i + 1]
+        following = selected[i + 1] if i + 1 < n else np.nan
+        # The next pass was selected before this result was reported. If launching blocks until the
+        # device is done, this pass ended there; if it does not, it ended at its report.
+        if following < stop and following - begin >= 0.5 * (stop - begin):
+            stop = following
         if not np.isnan(begin):
             duration[i] = max(stop - begin, 0.0)
-        if how[i] == GAP and not np.isnan(typical[i]):
-            if np.isnan(duration[i]) or duration[i] > SLACK * typical[i]:
-                duration[i] = typical[i]
-                how[i] = BOUNDED
+        too_long = np.isnan(duration[i]) or duration[i] > SLACK * typical[i]
+        if how[i] == GAP and not np.isnan(typical[i]) and too_long:
+            duration[i] = typical[i]
+            how[i] = BOUNDED
         mark = stop
     return duration, how

@@ -41,6 +41,7 @@ class Grouping:
         confidence: Of each block.
         t: Time of each of these lines in seconds since the origin, as refined.
         forward: The engine's counter of each of these lines, or None.
+        shift: Seconds by which the times of each file were corrected, or None.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Grouping:
     confidence: F64
     t: F64
     forward: F64 | None = None
+    shift: F64 | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Evidence:
         file, rank, label: File, DP rank, printed label (nan where none).
         seqs, tokens, pending, queue: Requests, tokens, tokens still waiting, waiting queue (nan).
         gap, throughput: Seconds since the rank's previous line; as printed, tok/s (nan).
-        requests: Requests of this engine run with a selection time: ``rank``, ``t``, ``tokens``.
+        requests: Requests of this engine run with a selection time: rank, seconds, uncached tokens,
+            file.
         num_ranks: DP ranks.
         lock_step: As the engine says; ``why_not`` says it in words.
         delayer, before_launch, shifted_labels, silent_is_idle: Of the release and the role.
@@ -79,7 +82,7 @@ class Evidence:
     queue: F64
     gap: F64
     throughput: F64
-    requests: tuple[I64, F64, F64]
+    requests: tuple[I64, F64, F64, I64]
     num_ranks: int
     lock_step: bool | None
     delayer: bool
@@ -91,9 +94,7 @@ class Evidence:
         return len(self.t)
 
     @classmethod
-    def of(
-        cls, events: pl.DataFrame, recording: Recording, num_ranks: int, run: int
-    ) -> Evidence:
+    def of(cls, events: pl.DataFrame, recording: Recording, num_ranks: int, run: int) -> Evidence:
         """Arrays from the prefill rows of one engine run."""
         engine = recording.engine
         ns = events["ts"].dt.timestamp("ns").to_numpy()
@@ -102,13 +103,13 @@ class Evidence:
             (pl.col("engine_run") == run)
             & pl.col("selected").is_not_null()
             & pl.col("dp_rank").is_not_null()
-            & pl.col("selected").dt.timestamp("ns").is_between(
-                int(ns.min()) - 120 * 10**9, int(ns.max()) + 10**9
-            )
+            & pl.col("selected")
+            .dt.timestamp("ns")
+            .is_between(int(ns.min()) - 120 * 10**9, int(ns.max()) + 10**9)
         )
-        uncached = asked["num_prompt_tokens"].cast(pl.Float64) - asked[
-            "num_cached_tokens"
-        ].cast(pl.Float64).fill_null(0.0)
+        uncached = asked["num_prompt_tokens"].cast(pl.Float64) - asked["num_cached_tokens"].cast(
+            pl.Float64
+        ).fill_null(0.0)
         prefill_engine = engine.role == "prefill" or (
             engine.role is None and events["num_bootstrap_reqs"].null_count() < len(events)
         )
@@ -131,6 +132,7 @@ class Evidence:
                 asked["dp_rank"].to_numpy().astype(np.int64),
                 (asked["selected"].dt.timestamp("ns").to_numpy() - origin) / 1e9,
                 uncached.fill_null(0.0).to_numpy(),
+                asked["source_id"].to_numpy().astype(np.int64),
             ),
             num_ranks=num_ranks,
             lock_step=engine.lock_step,
@@ -152,21 +154,31 @@ class Evidence:
     def must_continue(self) -> NDArray[np.bool_]:
         """The rank is certain to run in the very next pass.
 
-        Tokens were still waiting when the batch was scheduled: without a delayer the next pass takes
-        them; with one, only a chunk's continuation runs without asking, which an empty queue shows.
+        Tokens were still waiting when the batch was scheduled: without a delayer the next pass
+        takes them; with one, only a chunk's continuation runs unasked, which an empty queue shows.
         """
         if np.isnan(self.pending).all():
             # Through 0.5.8 the queue is printed when scheduling, after this batch left it.
-            return self.before_launch & (np.nan_to_num(self.queue) > 0)
+            queued: NDArray[np.bool_] = np.nan_to_num(self.queue) > 0
+            return queued & self.before_launch
         waiting = np.nan_to_num(self.pending) > 0
-        return waiting & ((np.nan_to_num(self.queue) == 0) | (not self.delayer))
+        out: NDArray[np.bool_] = waiting & ((np.nan_to_num(self.queue) == 0) | (not self.delayer))
+        return out
 
-    def selection_of(self, lines: I64, t: F64) -> F64:
-        """Selection time of the requests newly admitted in each line, seconds; nan where unknown."""
-        rank, selected, tokens = self.requests
+    def selection_of(self, lines: I64, t: F64, shift: F64 | None = None) -> F64:
+        """Selection time of the requests newly admitted in each line, seconds; nan where unknown.
+
+        Args:
+            lines: Indices into the evidence.
+            t: Their times in seconds.
+            shift: Seconds by which the times of each file were corrected.
+        """
+        rank, selected, tokens, file = self.requests
+        if shift is not None:
+            selected = selected + np.where(file < len(shift), shift[file % len(shift)], 0.0)
         if not len(rank):
             return np.full(len(lines), np.nan)
-        from pdtrace.iterations.selection import match_selections
+        from pdtrace.iterations.selection import match_selections  # noqa: PLC0415  (numba: half a second)
 
         order = np.argsort(t, kind="stable")
         mine = lines[order]
@@ -206,7 +218,7 @@ def group_by_label(evidence: Evidence, lines: I64, note: Note) -> Grouping:
     t = t + shift[evidence.file[lines]]
     confidence = np.ones(len(lines))
     if evidence.shifted_labels:
-        from pdtrace.iterations.segmentation import shortest_pass
+        from pdtrace.iterations.segmentation import shortest_pass  # noqa: PLC0415  (numba: half a second)
 
         fine = _fine_times(evidence, lines)
         label, confidence = labels.correct_shifted_labels(
@@ -224,7 +236,7 @@ def group_by_label(evidence: Evidence, lines: I64, note: Note) -> Grouping:
     _, first, block = np.unique(key, return_index=True, return_inverse=True)
     worst = np.ones(len(first))
     np.minimum.at(worst, block, confidence)
-    return Grouping("label", lines, block, worst, t, label.astype(float))
+    return Grouping("label", lines, block, worst, t, label.astype(float), shift)
 
 
 def _label_shifts(evidence: Evidence, lines: I64, label: I64, t: F64, note: Note) -> F64:
@@ -244,7 +256,7 @@ def _label_shifts(evidence: Evidence, lines: I64, label: I64, t: F64, note: Note
 def _fine_times(evidence: Evidence, lines: I64) -> F64:
     if float(np.median(evidence.resolution[lines])) <= COARSE_S:
         return evidence.t[lines]
-    from pdtrace.iterations.clocks import refine_times
+    from pdtrace.iterations.clocks import refine_times  # noqa: PLC0415  (numba: half a second)
 
     return refine_times(
         evidence.t[lines], evidence.resolution[lines], evidence.file[lines],
@@ -272,10 +284,13 @@ def group_by_time(evidence: Evidence, note: Note) -> Grouping | None:
     coarse = float(np.median(evidence.resolution)) > COARSE_S
     if _is_contradictory(evidence, coarse, note):
         return None
-    from pdtrace.iterations.inference import infer_blocks
+    from pdtrace.iterations.inference import infer_blocks  # noqa: PLC0415  (numba: half a second)
 
-    t, block, confidence = infer_blocks(evidence, coarse=coarse, note=note)
-    return Grouping("gap" if coarse else "time", everything, block, confidence, t)
+    found = infer_blocks(evidence, coarse=coarse, note=note)
+    return Grouping(
+        "gap" if coarse else "time", everything, found.block, found.confidence, found.t,
+        shift=found.shift,
+    )  # fmt: skip
 
 
 def _is_contradictory(evidence: Evidence, coarse: bool, note: Note) -> bool:
@@ -301,7 +316,7 @@ def _is_contradictory(evidence: Evidence, coarse: bool, note: Note) -> bool:
             n,
         )
         return True
-    from pdtrace.iterations.clocks import refine_times
+    from pdtrace.iterations.clocks import refine_times  # noqa: PLC0415  (numba: half a second)
 
     refined = refine_times(
         evidence.t[head], evidence.resolution[head], evidence.file[head], evidence.rank[head],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,16 +21,30 @@ if TYPE_CHECKING:
 ALIGN_LINES = 1500
 
 
-def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> tuple[F64, I64, F64]:
+@dataclass(frozen=True)
+class Inferred:
+    """Lines put into blocks by time.
+
+    Attributes:
+        t: Refined time of each line, seconds.
+        block: Block of each line.
+        confidence: Of each block.
+        shift: Seconds added to the times of each file, or None.
+    """
+
+    t: F64
+    block: I64
+    confidence: F64
+    shift: F64 | None
+
+
+def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> Inferred:
     """Blocks of lines that ran together.
 
     Args:
         evidence: Prefill lines of one engine run.
         coarse: Stamps are whole seconds.
         note: Told what could not be used.
-
-    Returns:
-        refined time of each line in seconds; its block; confidence of each block.
     """
     t, window, ordered = evidence.t, 0.0, True
     if coarse:
@@ -38,26 +53,27 @@ def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> tuple[F64, 
             evidence.throughput, evidence.num_ranks,
         )  # fmt: skip
         t, window, ordered = refined.t, float(np.median(refined.window)), refined.ordered
+    shift: F64 | None = None
     several = len(np.unique(evidence.file)) > 1
     if several or not ordered:
-        t = _align(evidence, t, coarse=coarse, several=several, window=window, note=note)
+        t, shift = _align(evidence, t, coarse=coarse, several=several, window=window, note=note)
     order = np.argsort(t, kind="stable")
     lines = Lines(
         t[order],
         evidence.rank[order],
         evidence.tokens[order],
         evidence.must_continue[order],
-        evidence.selection_of(order, t[order]),
+        evidence.selection_of(order, t[order], shift),
     )
     found = segment(lines, evidence.num_ranks, before_launch=evidence.before_launch)
     block = np.empty(len(t), np.int64)
     block[order] = found.block
-    return t, block, found.confidence
+    return Inferred(t, block, found.confidence, shift)
 
 
 def _align(
     evidence: Evidence, t: F64, *, coarse: bool, several: bool, window: float, note: Note
-) -> F64:
+) -> tuple[F64, F64 | None]:
     """Shift files (or, where the order of one file is not that of writing, ranks) together."""
     group = evidence.file if several else evidence.rank
     _, group = np.unique(group, return_inverse=True)
@@ -86,4 +102,8 @@ def _align(
                 f"{float(np.abs(shift).max()):.3f} s; times were aligned by lock-step",
                 int(moved[group].sum()),
             )
-    return t + shift[group]
+    by_file: F64 | None = None
+    if several and not coarse:  # whole seconds leave the chains free, so a shift is no clock error
+        by_file = np.zeros(int(evidence.file.max()) + 1)
+        by_file[evidence.file] = shift[group]
+    return t + shift[group], by_file

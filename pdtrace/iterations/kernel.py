@@ -11,9 +11,10 @@ penalty below the floor, 5 lower bound of a gap as share of its expectation, 6 i
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+from numpy.typing import NDArray
 
+from pdtrace.iterations.compiled import compiled
 from pdtrace.iterations.densities import (
     LOG_LOW,
     LOG_STEP,
@@ -24,13 +25,17 @@ from pdtrace.iterations.densities import (
     REPORT_GAP_S,
 )
 
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+Blocks = tuple[I32, F64, F64, F64, I32]
+
 TINY = 0.3e-3
 NEVER = 1 << 30
 UNFINISHED = -4.0  # a log rarely stops between two launches
 
 
-@numba.njit(cache=True, nogil=True)
-def bin_of(x):
+@compiled
+def bin_of(x: float) -> int:
     """Index of the log bin of a time in seconds."""
     if x < TINY:
         return 0
@@ -38,8 +43,8 @@ def bin_of(x):
     return b if b < NUM_BINS else NUM_BINS - 1
 
 
-@numba.njit(cache=True, nogil=True)
-def expected_gap(c, b1, b2, idle):
+@compiled
+def expected_gap(c: int, b1: float, b2: float, idle: float) -> float:
     """Expected gap in seconds of context c: b1 this pass, b2 the next, idle an idle launch."""
     rest = max(b1 - idle, 0.15 * b1)
     if c == 0 or c == 8:
@@ -59,16 +64,16 @@ def expected_gap(c, b1, b2, idle):
     return rest + b2
 
 
-@numba.njit(cache=True, nogil=True)
-def size_class(m):
+@compiled
+def size_class(m: int) -> int:
     """Class of a block of m ≥ 2 lines."""
     if m == 2:
         return 0
     return 1 if m <= 4 else 2
 
 
-@numba.njit(cache=True, nogil=True)
-def skew_class(first_real, last_real):
+@compiled
+def skew_class(first_real: bool, last_real: bool) -> int:
     """Skew context of an inner block by what its first and last printer do next."""
     if first_real and last_real:
         return 3
@@ -77,8 +82,17 @@ def skew_class(first_real, last_real):
     return 5 if last_real else 6
 
 
-@numba.njit(cache=True, nogil=True)
-def find_blocks(t, before, after, must, scale, sel, m, span_max):
+@compiled
+def find_blocks(
+    t: F64,
+    before: I32,
+    after: I32,
+    must: NDArray[np.bool_],
+    scale: F64,
+    sel: F64,
+    m: int,
+    span_max: float,
+) -> tuple[I32, I32, F64, F64, F64, I32]:
     """Per first line and length: validity, latest 'must continue' line, pass scale, selection span.
 
     Returns (count of lengths, must, scale, selection min, max, lines with one).
@@ -116,27 +130,29 @@ def find_blocks(t, before, after, must, scale, sel, m, span_max):
     return count, latest, big, smin, smax, snum
 
 
-@numba.njit(cache=True, nogil=True)
-def uniform_inside(num, width):
+@compiled
+def uniform_inside(num: int, width: float) -> float:
     """Log density of num - 2 ordered lines anywhere inside a width in seconds."""
     s = 0.0
     for q in range(1, num - 1):
-        s += np.log(q / max(width, 1e-3))
+        s += float(np.log(q / max(width, 1e-3)))
     return s
 
 
-@numba.njit(cache=True, nogil=True)
-def log_add(a, b):
+@compiled
+def log_add(a: float, b: float) -> float:
     """Log of the sum of two logs."""
     if a < b:
         a, b = b, a
     if b == -np.inf:
         return a
-    return a + np.log1p(np.exp(b - a))
+    return a + float(np.log1p(np.exp(b - a)))
 
 
-@numba.njit(cache=True, nogil=True)
-def gap_factor(c, gap, log_gap, b1, b2, lg, par, log_ref):
+@compiled
+def gap_factor(
+    c: int, gap: float, log_gap: float, b1: float, b2: float, lg: F64, par: F64, log_ref: F64
+) -> tuple[float, int]:
     """Log density of a gap in seconds in context c, and its bin."""
     g0 = expected_gap(c, b1, b2, par[1])
     x = (log_gap + log_ref[c] - np.log(g0) - LOG_LOW) / LOG_STEP
@@ -149,9 +165,11 @@ def gap_factor(c, gap, log_gap, b1, b2, lg, par, log_ref):
     return lp, b
 
 
-@numba.njit(cache=True, nogil=True)
-def skew_factor(i, k, s, b2, t, blk, ls, lsel, par, ref):
-    """Log density of the spread of a block's times and selections in skew context s, and its bin."""
+@compiled
+def skew_factor(
+    i: int, k: int, s: int, b2: float, t: F64, blk: Blocks, ls: F64, lsel: F64, par: F64, ref: F64
+) -> tuple[float, int]:
+    """Log density of the spread of a block in skew context s, and the bin of its times."""
     if k == 0:
         return 0.0, 0
     smin, smax, snum = blk[2], blk[3], blk[4]
@@ -167,12 +185,12 @@ def skew_factor(i, k, s, b2, t, blk, ls, lsel, par, ref):
     return lp, b
 
 
-@numba.njit(cache=True, nogil=True)
-def link_factor(i, k, k2, inner, blk, lsel, par):
+@compiled
+def link_factor(i: int, k: int, k2: int, inner: int, blk: Blocks, lsel: F64, par: F64) -> float:
     """Log factor of what only the pair of blocks decides: continuations and selection gap."""
-    latest, big, smin, smax, snum = blk
+    latest, smin, smax, snum = blk[0], blk[2], blk[3], blk[4]
     j = i + k
-    lp = par[3] if latest[i, k] > j + 1 + k2 else 0.0
+    lp: float = par[3] if latest[i, k] > j + 1 + k2 else 0.0
     if snum[i, k] > 0 and snum[j + 1, k2] > 0:
         g = smin[j + 1, k2] - smax[i, k]
         lp += lsel[2 + inner, bin_of(g)] - np.log(max(g, TINY))
@@ -181,8 +199,20 @@ def link_factor(i, k, k2, inner, blk, lsel, par):
     return lp
 
 
-@numba.njit(cache=True, nogil=True)
-def forward_backward(t, after, count, blk, lg, ls, lsel, lp, par, ref, num_kinds):
+@compiled
+def forward_backward(
+    t: F64,
+    after: I32,
+    count: I32,
+    blk: Blocks,
+    lg: F64,
+    ls: F64,
+    lsel: F64,
+    lp: F64,
+    par: F64,
+    ref: F64,
+    num_kinds: int,
+) -> tuple[float, F64, F64, F64, F64, F64, F64, F64]:
     """Posterior of every block, and expected counts of every factor.
 
     A state is (first line, length, what the last printer of the block before did next); the kind of
@@ -270,7 +300,13 @@ def forward_backward(t, after, count, blk, lg, ls, lsel, lp, par, ref, num_kinds
                         g = 0.0
                         if i > 0:
                             g, _ = gap_factor(
-                                prev * 3 + (1 if f else 2), gap, log_gap[i], b1, b2, lg, par,
+                                prev * 3 + (1 if f else 2),
+                                gap,
+                                log_gap[i],
+                                b1,
+                                b2,
+                                lg,
+                                par,
                                 log_ref,
                             )
                         e1 = log_add(e1, a + lp[i, min(prev, 1), 1, k] + g)
@@ -339,9 +375,7 @@ def forward_backward(t, after, count, blk, lg, ls, lsel, lp, par, ref, num_kinds
                         b = beta[j + 1, k2, 0]
                         if b == -np.inf:
                             continue
-                        share = mass * np.exp(
-                            b + link_factor(i, k, k2, 0, blk, lsel, par) - rest
-                        )
+                        share = mass * np.exp(b + link_factor(i, k, k2, 0, blk, lsel, par) - rest)
                         if latest[i, k] >= 0:
                             broken[1] += share
                             if latest[i, k] > j + 1 + k2:
@@ -422,8 +456,8 @@ def forward_backward(t, after, count, blk, lg, ls, lsel, lp, par, ref, num_kinds
     return z, post, cg, cs, csel, kinds, broken, samples[:num]
 
 
-@numba.njit(cache=True, nogil=True)
-def decode(post):
+@compiled
+def decode(post: F64) -> I32:
     """Segmentation with the most blocks expected to be exactly right.
 
     Args:

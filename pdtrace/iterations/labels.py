@@ -73,7 +73,7 @@ def _repeat_at(rank: I64) -> int | None:
 
 
 def number_repeats(label: I64, rank: I64) -> I64:
-    """How often each (label, rank) pair appeared before it: 0 for all lines of one healthy engine."""
+    """How often each (label, rank) pair appeared before it: all 0 for one healthy engine."""
     out = np.zeros(len(label), np.int64)
     order = np.lexsort((np.arange(len(label)), rank, label))
     same = (label[order[1:]] == label[order[:-1]]) & (rank[order[1:]] == rank[order[:-1]])

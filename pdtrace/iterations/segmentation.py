@@ -9,6 +9,7 @@ posterior of a block is its confidence. ``docs/method.md`` derives the model.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -150,24 +151,24 @@ class _Stretch:
         same = np.flatnonzero(before >= 0)
         gaps = lines.t[same] - lines.t[before[same]]
         self.t, self.after = np.ascontiguousarray(lines.t), after
-        self.m = num_ranks
         self.floor = 0.85 * max(float(gaps.min()), 1e-3) if len(gaps) else 0.0
-        self.count, *blk = kernel.find_blocks(
+        self.count, latest, big, first, last, num = kernel.find_blocks(
             self.t, before, after, lines.must, scale, lines.selection, num_ranks, span_max
         )
-        self.m = max(int(self.count.max()), 1)
         # Trim to the longest block there is, so that the states stay few.
-        self.blk = tuple(np.ascontiguousarray(b[:, : self.m]) for b in blk)
+        self.m = m = max(int(self.count.max()), 1)
+        trim = np.ascontiguousarray
+        self.blk = (
+            trim(latest[:, :m]), trim(big[:, :m]), trim(first[:, :m]), trim(last[:, :m]),
+            trim(num[:, :m]),
+        )  # fmt: skip
 
     def run(self, model: _Model, lp: F64) -> tuple[float, F64, F64, F64, F64, F64, F64, F64]:
-        par = np.array(
-            [model.pass_s, model.idle_s, self.floor, model.log_broken, 7.0, 0.4, 5.0]
-        )
-        out: tuple[float, F64, F64, F64, F64, F64, F64, F64] = kernel.forward_backward(
+        par = np.array([model.pass_s, model.idle_s, self.floor, model.log_broken, 7.0, 0.4, 5.0])
+        return kernel.forward_backward(
             self.t, self.after, self.count, self.blk, model.log_gap, model.log_skew,
             model.log_selection, lp, par, model.reference, model.num_kinds,
         )  # fmt: skip
-        return out
 
     def flat_prior(self, model: _Model) -> F64:
         """Log prior of (kind before, kind, length) before anything local is known."""
@@ -380,9 +381,9 @@ def _posterior(
     return _average(posts, weight / weight.sum())
 
 
-def _decide(posts: object) -> Segmentation:
+def _decide(posts: Iterable[F64]) -> Segmentation:
     blocks, confidences, first = [], [], 0
-    for post in posts:  # type: ignore[attr-defined]
+    for post in posts:
         back = kernel.decode(post)
         lengths: list[int] = []
         at = len(post)

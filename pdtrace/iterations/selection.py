@@ -8,9 +8,10 @@ that merely continues a prompt has no group.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from pdtrace.iterations.compiled import compiled
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -23,8 +24,16 @@ NO_GROUP = 2.0
 NO_LINE = 3.0
 
 
-@numba.njit(cache=True, nogil=True)
-def match_groups(t, seqs, tokens, continues, g_time, g_count, g_tokens):
+@compiled
+def match_groups(
+    t: F64,
+    seqs: F64,
+    tokens: F64,
+    continues: NDArray[np.bool_],
+    g_time: F64,
+    g_count: F64,
+    g_tokens: F64,
+) -> I64:
     """Monotone matching of selection groups to the lines of one rank.
 
     Args:
@@ -56,9 +65,7 @@ def match_groups(t, seqs, tokens, continues, g_time, g_count, g_tokens):
                 break
             if seqs[i] == g_count[g] and abs(tokens[i] - g_tokens[g]) <= PAGE * seqs[i]:
                 m = 0.0
-            elif seqs[i] == g_count[g] + 1 or (
-                seqs[i] == g_count[g] and tokens[i] < g_tokens[g]
-            ):
+            elif seqs[i] == g_count[g] + 1 or (seqs[i] == g_count[g] and tokens[i] < g_tokens[g]):
                 m = 1.0  # beside a continued chunk, or with its last prompt cut
             else:
                 m = 4.0
@@ -85,8 +92,12 @@ def match_groups(t, seqs, tokens, continues, g_time, g_count, g_tokens):
     for h in range(max(0, num_groups - 5), num_groups):
         for q in range(REACH):
             if cost[h, q] < np.inf:
-                v = (cost[h, q] + skip[num_lines] - skip[first[h] + q + 1]
-                     + NO_LINE * (num_groups - 1 - h))
+                v = (
+                    cost[h, q]
+                    + skip[num_lines]
+                    - skip[first[h] + q + 1]
+                    + NO_LINE * (num_groups - 1 - h)
+                )
                 if v < best:
                     best = v
                     g = h
@@ -134,7 +145,7 @@ def match_selections(
         matched = match_groups(
             t[mine], seqs[mine], tokens[mine], (before > 0) & (seqs[mine] == 1),
             g_time, np.bincount(group).astype(float),
-            np.bincount(group, weights=request_tokens[ours]),
+            np.bincount(group, weights=request_tokens[ours]).astype(float),
         )  # fmt: skip
         ok = matched >= 0
         out[mine[ok]] = g_time[matched[ok]]
