@@ -160,7 +160,7 @@ def render_page(
     folder = find_dashboards()
     script = _one_newline((folder / "page.js").read_text("utf-8"))
     plotly = _one_newline(get_plotlyjs())
-    subject = ", ".join(PurePath(f.path).name for f in run.files[:3]) or "run"
+    subject = ", ".join("/".join(PurePath(f.path).parts[-2:]) for f in run.files[:3]) or "run"
     if len(run.files) > 3:
         subject += f" and {len(run.files) - 3} more"
     slots = {
@@ -283,7 +283,10 @@ def _render_figure(tile: Tile, figure: Figure, name: str) -> str:
         roles = figure.levels["roles"]
         legend = "".join(f'<span class="{r}"><i></i>{r}</span>' for r in roles)
         legend = f'<div class="legend">{legend}</div>'
-        readout = '<div class="readout" role="status" aria-live="polite"></div>'
+        readout = (
+            '<div class="readout" role="status" aria-live="polite">'
+            "Point at a cell, or walk them with the arrow keys.</div>"
+        )
         keys = "Arrow keys walk the cells, + and − zoom, 0 shows all."
         access = f'tabindex="0" role="application" aria-label="{html.escape(figure.alt)} {keys}"'
     else:
@@ -350,12 +353,23 @@ def _render_metrics(tile: Tile, metrics: pl.DataFrame) -> str:
     )
 
 
+_LABELS = {
+    "idle_rank_pass_ratio": "Idle rank passes",
+    "idle_rank_seconds": "Idle rank time",
+    "fusion_width_mean": "Fusion width, mean",
+    "iteration_seconds_p50": "Iteration time, median",
+    "prefill_throughput_tok_s": "Prefill throughput",
+    "num_new_tokens": "Prompt tokens computed",
+    "delay_seconds_total": "Time delayed",
+    "grouping_confidence_mean": "Grouping confidence, mean",
+}
+
+
 def _spell(metric: str) -> str:
     """A metric's name in words; its unit is shown with the number."""
-    words = re.sub(r"_(ratio|tok_s|s|total)$", "", re.sub(r"_s$", "", metric))
-    words = re.sub(r"^num_", "", words).replace("_", " ").replace("iteration seconds", "iteration")
-    words = re.sub(r"\bttft\b", "TTFT", words)
-    return words[:1].upper() + words[1:]
+    words = re.sub(r"_(ratio|tok_s|s|total)$", "", metric)
+    words = re.sub(r"\bttft\b", "TTFT", re.sub(r"^num_", "", words).replace("_", " "))
+    return _LABELS.get(metric, words[:1].upper() + words[1:])
 
 
 def format_metric(value: float | None, unit: str) -> tuple[str, str]:
@@ -375,10 +389,10 @@ def format_metric(value: float | None, unit: str) -> tuple[str, str]:
 
 def _format_ratio(value: float) -> str:
     if 0 < value < 0.001:
-        return "< 0.1 %"
+        return "< 0.1 %"
     if 0.999 < value < 1:
-        return "> 99.9 %"
-    return f"{100 * value:.1f} %"
+        return "> 99.9 %"
+    return f"{100 * value:.1f} %"
 
 
 def _format_span(seconds: float) -> str:

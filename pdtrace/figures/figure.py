@@ -62,21 +62,21 @@ class Figure:
 
 def build_layout(*, x_title: str, y_title: str, **extra: object) -> dict[str, Any]:
     """The layout all figures share: quiet axes, no frame, numbers with their unit."""
-    axis = {
+    axis: dict[str, Any] = {
         "gridcolor": LIGHT["grid"],
         "linecolor": LIGHT["grid"],
         "zerolinecolor": LIGHT["grid"],
         "automargin": True,
-        "title": {"standoff": 6, "font": {"size": 12, "color": LIGHT["soft"]}},
         "tickfont": {"color": LIGHT["soft"], "size": 11},
     }
+    title = {"standoff": 6, "font": {"size": 12, "color": LIGHT["soft"]}}
     layout: dict[str, Any] = {
         "paper_bgcolor": LIGHT["paper"],
         "plot_bgcolor": LIGHT["paper"],
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": LIGHT["ink"]},
         "margin": {"l": 56, "r": 12, "t": 8, "b": 40},
-        "xaxis": axis | {"title": axis["title"] | {"text": x_title}},
-        "yaxis": axis | {"title": axis["title"] | {"text": y_title}},
+        "xaxis": axis | {"title": title | {"text": x_title}},
+        "yaxis": axis | {"title": title | {"text": y_title}},
         "hoverlabel": {
             "align": "left",
             "bgcolor": LIGHT["paper"],

@@ -55,17 +55,26 @@ def draw_idle_share(run: Run | Survey, *, intervals: int = 120) -> Figure:
             "line": {"color": LIGHT["unknown"], "width": 1.2, "dash": "dot", "shape": "hvh"},
         },
         {
-            "type": "scatter",
-            "mode": "lines",
+            "type": "bar",
             "name": "idle (of the ranks' time in passes)",
             "x": _tidy(middle),
             "y": _tidy(share),
             "text": text,
+            "textposition": "none",
             "hovertemplate": hover,
-            "line": {"color": LIGHT["idle"], "width": 2, "shape": "hvh"},
-            "fill": "tozeroy",
-            "fillpattern": {"shape": "/", "size": 6, "solidity": 0.25, "fgcolor": LIGHT["idle"]},
-            "connectgaps": False,
+            "width": round(float(width[0]), 6),
+            "marker": {
+                "color": LIGHT["idle"],
+                "line": {"width": 0},
+                "pattern": {
+                    "shape": "/",
+                    "size": 6,
+                    "solidity": 0.3,
+                    "fillmode": "overlay",
+                    "fgcolor": LIGHT["ink"],
+                    "fgopacity": 0.35,
+                },
+            },
         },
     ]
     layout = build_layout(

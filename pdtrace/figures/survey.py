@@ -73,7 +73,7 @@ class Survey:
     @property
     def dp_size(self) -> int:
         """Ranks drawn."""
-        return self.role.shape[1]
+        return int(self.role.shape[1])
 
     @property
     def busy(self) -> NDArray[np.float64]:
@@ -97,12 +97,12 @@ def survey_run(run: Run | Survey) -> Survey:
         for name in ("iteration", "fusion_width", "confidence"):
             keep(name, iterations[name].to_numpy())
         keep("forward_iter", iterations["forward_iter"].fill_null(-1).to_numpy())
-        end = iterations["end"].dt.epoch("ns")
-        duration = iterations["duration"].dt.total_nanoseconds()
-        start = iterations["start"].dt.epoch("ns").fill_null(end - duration.fill_null(0))
-        keep("start", start.to_numpy())
-        keep("end", end.to_numpy())
-        keep("duration", duration.cast(pl.Float64).fill_null(float("nan")).to_numpy())
+        ends = iterations["end"].dt.epoch("ns")
+        took = iterations["duration"].dt.total_nanoseconds()
+        starts = iterations["start"].dt.epoch("ns").fill_null(ends - took.fill_null(0))
+        keep("start", starts.to_numpy())
+        keep("end", ends.to_numpy())
+        keep("duration", took.cast(pl.Float64).fill_null(float("nan")).to_numpy())
         for name, matrix in _lay_out(part.rank_passes, iterations, dp_size).items():
             keep(name, matrix)
         queues.append(
