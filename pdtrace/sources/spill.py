@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from pdtrace.errors import OutputError
 from pdtrace.schema import EVENTS
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 MEMORY_BYTES = 16 << 20
 """Chunks are kept in memory up to this many bytes over all of one store."""
+_NUM_WAITING = 2
 
 
 class Spill:
@@ -37,6 +41,8 @@ class Spill:
         self._frames: list[pl.DataFrame | Path] = []
         self._num_bytes = 0
         self._folder: Path | None = None
+        self._writer: ThreadPoolExecutor | None = None
+        self._writing: deque[Future[None]] = deque()
 
     def append(self, frame: pl.DataFrame) -> None:
         """Add a chunk with any columns of ``events``; those left out are null."""
@@ -52,8 +58,24 @@ class Spill:
             self._folder = Path(tempfile.mkdtemp(prefix="pdtrace-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         path = self._folder / f"{len(self._frames)}.ipc"
-        frame.write_ipc(path, compression="uncompressed")
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1)
+        while len(self._writing) >= _NUM_WAITING:
+            self._writing.popleft().result()
+        self._writing.append(self._writer.submit(_write, frame, path))
         self._frames.append(path)
+
+    def close(self) -> None:
+        """Wait until all chunks are written; none may be added afterwards.
+
+        Raises:
+            OutputError: The temporary folder is full or cannot be written.
+        """
+        while self._writing:
+            self._writing.popleft().result()
+        if self._writer is not None:
+            self._writer.shutdown()
+            self._writer = None
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         for item in self._frames:
@@ -61,6 +83,16 @@ class Spill:
                 yield item
             else:
                 yield pl.read_ipc(item)
+
+
+def _write(frame: pl.DataFrame, path: Path) -> None:
+    try:
+        frame.write_ipc(path, compression="uncompressed")
+    except OSError as e:
+        raise OutputError(
+            f"{path.parent}: cannot keep the events there: {e.strerror or e}; set TMPDIR to a"
+            " folder with room for the log's size"
+        ) from e
 
 
 class EventChunks:

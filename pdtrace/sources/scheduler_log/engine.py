@@ -95,7 +95,8 @@ class EngineFacts:
         return True if dp_size == 1 and has_attention is False else None
 
     def _delayer_info(self) -> DelayerInfo:
-        if self.is_delayer_ignored:
+        if self.is_delayer_ignored or self.role == "decode":
+            # a decode engine has no prefill scheduling; it ignores the flag
             return DelayerInfo(enabled=False)
         s, line = self.settings, self.delayer
         enabled = True if line else sa.read_bool(s, "enable_prefill_delayer")

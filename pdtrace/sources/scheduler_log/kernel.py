@@ -171,9 +171,7 @@ def _note(buf: F, words: F, i: F, end: F) -> F:
 
 
 @_jit()
-def _parse(
-    buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following: F
-) -> F:
+def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following: F) -> F:
     """Read ``buf[i:n]``. Returns the numbers of rows, notes, lines, and lines without tokens."""
     row = num_notes = num_lines = num_blank = np.int64(0)
     while i < n:

@@ -77,9 +77,27 @@ def read_logs(inputs: Sequence[Input], options: ReadOptions) -> Recording:
         events=events,
         num_events=events.num_rows,
         requests=pl.concat([REQUESTS.empty(), *(s.read_requests() for s in states)]),
-        decisions=pl.concat([DECISIONS.empty(), *(s.read_decisions() for s in states)]),
+        decisions=_name_estimations(
+            pl.concat([DECISIONS.empty(), *(s.read_decisions() for s in states)]), engine.dp_size
+        ),
         incidents=tuple(i for s in states for i in s.incidents),
         warnings=tuple(warnings),
+    )
+
+
+def _name_estimations(decisions: pl.DataFrame, dp_size: int | None) -> pl.DataFrame:
+    """Fill in who could prefill, where the number of ranks is known."""
+    if dp_size is None or not decisions.height:
+        return decisions
+    kind = decisions.schema["input_estimation"]
+    is_all = pl.col("num_prefillable") >= dp_size
+    return decisions.with_columns(
+        pl.when(is_all)
+        .then(pl.lit("all"))
+        .when(pl.col("num_prefillable") > 0)
+        .then(pl.lit("mixed"))
+        .cast(kind)
+        .alias("input_estimation")
     )
 
 
@@ -108,6 +126,7 @@ def _read_file(
     if unwrapper is not None:
         state.num_lines = unwrapper.num_lines
     state.flush_rows()
+    state.spill.close()
     _check(source, state, has_foreign=has_foreign)
     return state
 

@@ -230,7 +230,7 @@ class LogState:
         if dp_rank is not None:
             self.facts[-1].max_dp_rank = max(self.facts[-1].max_dp_rank, dp_rank)
         if code == cat.TIME_STATS:
-            self._stats.append(StatsLine(at, self.run, dp_rank, message))
+            self._stats.append(StatsLine(at, self.run, dp_rank or 0, message))
             return
         if code == cat.DELAYER and head is not None:
             ts = self._utc_ns(head.ts_ms, head.bits, number, wrapped)
