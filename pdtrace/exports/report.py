@@ -199,12 +199,14 @@ def grouping_sentence(run: Run, m: Numbers) -> str:
         "label": "the printed iteration label says which ranks ran together",
         "span": "spans say which ranks ran together",
         "time": "time stamps tell which ranks ran together",
-        "gap": "printed throughputs tell which ranks ran together, the stamps are whole seconds",
+        "gap": "printed throughputs tell which ranks ran together",
     }.get(run.grouping, "it is not known which ranks ran together")
     sure = m.get("grouping_confidence_mean")
     if sure is None or sure == 1:
         return f"{how[0].upper()}{how[1:]}."
-    return f"{how[0].upper()}{how[1:]}, right with a mean probability of {sure:.3f}."
+    return (
+        f"{how[0].upper()}{how[1:]}; an iteration is right with probability {sure:.3f} on average."
+    )
 
 
 def rank_section(run: Run, m: Numbers) -> Section | None:
@@ -254,7 +256,7 @@ def request_section(m: Numbers) -> Section:
     )
     open_ones, failed = m.get("num_unfinished_requests"), m.get("num_failed_requests")
     if open_ones is None:
-        state = f"Unfinished ones are not known: {m.note('num_unfinished_requests')}."
+        state = f"The number of unfinished ones is not known: {m.note('num_unfinished_requests')}."
     else:
         state = f"{whole(open_ones)} did not finish, {whole(failed)} failed."
     return Section(
@@ -316,7 +318,8 @@ def delayer_section(run: Run, m: Numbers) -> Section:
         notes.append("Counted from the debug lines of the log.")
     missing = [name for _, name in told if m.get(name) is None]
     if missing:
-        notes.append(f"{'Other' if rows else 'Its'} outcomes are not known: {m.note(missing[0])}.")
+        what = "other outcomes" if rows else "its outcomes"
+        notes.append(f"The number of {what} is not known: {m.note(missing[0])}.")
     waited = m.get("delay_seconds_total")
     notes.append(
         f"Waited {seconds(waited)} in all."

@@ -35,4 +35,5 @@ def measure(run: Run, *, gpu_hour_cost: float | None = None) -> pl.DataFrame:
         raise UsageError(f"the cost of a GPU hour must be a number from 0 up, not {gpu_hour_cost}")
     prices = Prices(gpu_hour_cost=gpu_hour_cost)
     rows = measure_tallies(run, [family(run, prices) for family in FAMILIES])
-    return METRICS.conform(pl.DataFrame([asdict(r) for r in rows], schema_overrides=METRICS.schema))
+    frame = pl.DataFrame([asdict(r) for r in rows], schema_overrides=METRICS.schema)
+    return METRICS.conform(frame.sort("dp_rank", nulls_last=False, maintain_order=True))

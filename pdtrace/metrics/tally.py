@@ -7,7 +7,7 @@ a quantile needs every value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pdtrace.run import Part, Run
 
 NO_ITERATION = "no prefill batch was found in the input"
+NO_GROUPING = (
+    "prefill batches were read, but could not be put into iterations; labels "
+    "(SGLANG_LOG_FORWARD_ITERS=1) or milliseconds (SGLANG_LOG_MS=1) would give it"
+)
 NO_DURATION = "no iteration has a duration; lines with milliseconds or printed throughput give it"
 
 
@@ -65,10 +69,27 @@ FAMILIES: Shelf[Callable[[Run, Prices], Tally]] = Shelf("pdtrace.metrics", noun=
 def measure_tallies(run: Run, tallies: Iterable[Tally]) -> list[Metric]:
     """Feed every part of the run to all tallies, reading each part once, and collect their rows."""
     tallies = list(tallies)
+    num_unplaced = 0
     for part in run:
+        num_unplaced += unplaced_batches(part).height
         for tally in tallies:
             tally.add(part)
-    return [row for tally in tallies for row in tally.rows()]
+    rows = [row for tally in tallies for row in tally.rows()]
+    if not num_unplaced:
+        return rows
+    return [replace(r, note=NO_GROUPING) if r.note == NO_ITERATION else r for r in rows]
+
+
+def unplaced_batches(part: Part) -> pl.DataFrame:
+    """Prefill batches of the log that could not be put into an iteration.
+
+    Other sources are left out: what they saw of a batch that the log also has would count twice.
+    """
+    return part.events.filter(
+        pl.col("iteration").is_null(),
+        pl.col("kind") == "prefill",
+        pl.col("source") == "scheduler_log",
+    )
 
 
 def as_seconds(nanoseconds: int) -> float:

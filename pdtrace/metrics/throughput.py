@@ -15,6 +15,7 @@ from pdtrace.metrics.tally import (
     as_seconds,
     measure_tallies,
     total,
+    unplaced_batches,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class ThroughputTally:
 
     def __init__(self, run: Run, prices: Prices) -> None:
         self.num_iterations = self.num_timed = 0
+        self.num_unplaced = self.unplaced_tokens = 0
         self.tokens = self.timed_tokens = self.padded_size = 0
         self.busy_ns = self.prefill_ns = 0
         self.num_timed_prefills = 0
@@ -33,6 +35,9 @@ class ThroughputTally:
 
     def add(self, part: Part) -> None:
         """Take one part in."""
+        unplaced = unplaced_batches(part)
+        self.num_unplaced += unplaced.height
+        self.unplaced_tokens += total(unplaced["num_new_tokens"])
         frame = part.iterations
         timed = frame.filter(pl.col("duration").is_not_null())
         prefills = timed.filter(pl.col("fusion_width") > 0)
@@ -73,7 +78,16 @@ class ThroughputTally:
         padded = self.padded_size - self.tokens
         span_note = f"summed over {len(self.spans)} engine starts" if len(self.spans) > 1 else none
         return [
-            Metric("num_new_tokens", self.tokens if n else None, "tokens", n, none),
+            Metric(
+                "num_new_tokens",
+                self.tokens + self.unplaced_tokens if n or self.num_unplaced else None,
+                "tokens",
+                n + self.num_unplaced,
+                f"includes {self.num_unplaced} batches that could not be put into an iteration"
+                if self.num_unplaced
+                else none,
+            ),
+            Metric("num_unplaced_batches", self.num_unplaced, "count", n + self.num_unplaced),
             Metric("busy_seconds", busy, "s", self.num_timed, note),
             Metric("span_seconds", span, "s", n, span_note),
             Metric(
@@ -103,7 +117,8 @@ FAMILIES.register("throughput", ThroughputTally)
 def measure_throughput(run: Run) -> list[Metric]:
     """Measure tokens over time.
 
-    * ``num_new_tokens`` = Σ prompt tokens computed, over all iterations and ranks.
+    * ``num_new_tokens`` = Σ prompt tokens computed, over all iterations and ranks, and over
+      ``num_unplaced_batches``: lines of the log that could not be put into an iteration.
     * ``busy_seconds`` = Σ iteration durations; consecutive iterations do not overlap.
     * ``span_seconds`` = start of the first iteration to the end of the last, for each engine start.
     * ``busy_ratio`` = busy ÷ span.

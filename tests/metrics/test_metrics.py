@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pdtrace.errors import UsageError
 from pdtrace.metrics import measure
-from pdtrace.run import DelayerInfo, EngineInfo
-from pdtrace.schema import METRICS
+from pdtrace.run import DelayerInfo, EngineInfo, Part
+from pdtrace.schema import ITERATIONS, METRICS
 
 # importlib import mode gives tests no package, so the neighbour is loaded by its path.
 _spec = importlib.util.spec_from_file_location(
@@ -213,6 +213,18 @@ def test_nothing_measured_is_null_with_notes() -> None:
                  "grouping_confidence_mean"):  # fmt: skip
         assert m[name]["value"] is None, name
         assert m[name]["note"], name
+
+
+def test_batches_outside_iterations_count_as_tokens_only() -> None:
+    """A line that fits no iteration still computed its tokens, and the notes say what is amiss."""
+    run = hand.build(GRID)
+    events = run.events.with_columns(pl.lit(None, pl.UInt32).alias("iteration"))
+    lost = hand.build([])
+    object.__setattr__(lost, "parts", (Part(events, ITERATIONS.empty()),))
+    m = values(lost)
+    assert (m["num_new_tokens"]["value"], m["num_unplaced_batches"]["value"]) == (5000, 5)
+    assert m["num_iterations"]["value"] is None
+    assert "SGLANG_LOG_FORWARD_ITERS" in m["num_iterations"]["note"]
 
 
 def test_table_is_the_declared_one() -> None:

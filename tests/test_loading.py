@@ -1,0 +1,43 @@
+"""From the text of a log to a report, for each release's format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import pdtrace
+from pdtrace.__main__ import main
+from pdtrace.loading import reason_for_nothing
+
+LINES = sorted((Path(__file__).parent / "data" / "lines").glob("*.log"))
+
+
+@pytest.mark.parametrize("path", LINES, ids=lambda p: p.stem)
+def test_every_release_is_analyzed_or_refused(path: Path, tmp_path: Path) -> None:
+    """A log of each release gives a summary.
+
+    Through 0.5.3 a log has neither labels nor milliseconds, so a few lines of it are refused, but
+    the tokens that they print are still counted.
+    """
+    target = tmp_path / "summary.json"
+    code = main(["analyze", str(path), "--json", str(target)])
+    summary = json.loads(target.read_text())
+    is_bare = path.stem in ("0.4.6.post5", "0.4.9.post6", "0.5.2", "0.5.3.post3")
+    assert code == (2 if is_bare else 0)
+    assert summary["metrics"]["num_new_tokens"]["value"] > 0
+    assert (summary["metrics"]["num_iterations"]["value"] is None) == (code == 2)
+    assert summary["run"]["files"][0]["num_lines"] > 0
+
+
+def test_other_ranks_rebuild_a_saved_run(tmp_path: Path) -> None:
+    """--dp-size on a saved run rebuilds its grid from the events it kept."""
+    path = next(p for p in LINES if p.stem == "0.5.13")
+    run = pdtrace.load(path)
+    pdtrace.save_run(run, tmp_path / "saved")
+    wider = pdtrace.load(tmp_path / "saved", dp_size=run.dp_size + 2)
+    assert wider.dp_size == run.dp_size + 2
+    assert wider.events["event_id"].equals(run.events["event_id"])
+    assert reason_for_nothing(wider) is None
+    assert wider.rank_passes.height == wider.iterations.height * wider.dp_size
