@@ -361,7 +361,7 @@ _LABELS = {
     "prefill_throughput_tok_s": "Prefill throughput",
     "num_new_tokens": "Prompt tokens computed",
     "delay_seconds_total": "Time delayed",
-    "grouping_confidence_mean": "Grouping confidence, mean",
+    "grouping_confidence_mean": "Grouping confidence",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pdtrace.run import Run
 
 TITLE = "Pass duration by ranks that prefilled"
+Axis = dict[str, Any]
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -64,7 +65,7 @@ def draw_durations(run: Run | Survey, *, scale: str = "log") -> Figure:
         }
     ]
     layout = build_layout(
-        x_title="ranks that prefilled (whiskers: 5 % and 95 %)",
+        x_title="ranks that prefilled; number of iterations",
         y_title="duration",
         xaxis={
             "type": "category",
@@ -72,19 +73,33 @@ def draw_durations(run: Run | Survey, *, scale: str = "log") -> Figure:
             "fixedrange": True,
             "tickmode": "array",
             "tickvals": [str(r[0]) for r in rows],
-            "ticktext": [f"{r[0]}<br>n = {r[1]:,}" for r in rows],
+            "ticktext": [f"{r[0]}<br>{r[1]:,}" for r in rows],
+            "tickangle": 0,
         },
         yaxis={
             "type": scale,
-            "ticksuffix": " ms",
+            "ticksuffix": "" if scale == "log" else " ms",
             "fixedrange": True,
             "title": None,
             "hoverformat": ",.1f",
-            **({"dtick": "D2"} if scale == "log" else {}),
+            **(_mark_log_axis(rows) if scale == "log" else {}),
         },
         showlegend=False,
     )
     alt = "Median pass duration by ranks that prefilled: " + ", ".join(
         f"{r[0]}: {r[4]:,.0f} ms" for r in rows
     )
-    return Figure(TITLE, {"data": data, "layout": layout}, table, alt + ".")
+    note = "Box: middle half with the median; whiskers: 5 % and 95 %."
+    return Figure(TITLE, {"data": data, "layout": layout}, table, alt + ".", note=note)
+
+
+def _mark_log_axis(rows: list[tuple[int, int, float, float, float, float, float, float]]) -> Axis:
+    """Ticks at 1, 2, 5, 10, … ms with their unit: Plotly's own drop the leading digits."""
+    low, high = min(r[2] for r in rows) / 1.2, max(r[6] for r in rows) * 1.2
+    marks = [m * 10.0**e for e in range(-3, 8) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+    return {
+        "tickmode": "array",
+        "tickvals": marks,
+        "ticktext": [f"{m:,g} ms" if m < 1000 else f"{m / 1000:,g} s" for m in marks],
+        "range": [float(np.log10(low)), float(np.log10(high))],
+    }

@@ -53,10 +53,10 @@ def draw_fusion_histogram(run: Run | Survey) -> Figure:
                 "pattern": {
                     "shape": ["" if s else "/" for s in solid],
                     "size": 6,
-                    "solidity": 0.3,
+                    "solidity": 0.2,
                     "fillmode": "overlay",
                     "fgcolor": LIGHT["ink"],
-                    "fgopacity": 0.35,
+                    "fgopacity": 0.3,
                 },
             },
         }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from pdtrace.figures.figure import LIGHT, Figure, build_empty, build_layout
+from pdtrace.figures.figure import HATCH, LIGHT, Figure, build_empty, build_layout
 from pdtrace.figures.survey import DELAYED, IDLE, UNKNOWN, Survey, survey_run
 
 if TYPE_CHECKING:
@@ -43,46 +43,49 @@ def draw_idle_share(run: Run | Survey, *, intervals: int = 120) -> Figure:
     middle = (edges[:-1] + edges[1:]) / 2
     text = [f"{a:,.1f}–{b:,.1f} s" for a, b in pairwise(edges.tolist())]
     hover = "%{text}<br>%{fullData.name}: %{y:.1f} %<extra></extra>"
+    bars = {
+        "type": "bar",
+        "x": _tidy(middle),
+        "text": text,
+        "textposition": "none",
+        "hovertemplate": hover,
+        "width": round(float(width[0]), 6),
+    }
     data = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "no pass running (of the time)",
-            "x": _tidy(middle),
-            "y": _tidy(quiet),
-            "text": text,
-            "hovertemplate": hover,
-            "line": {"color": LIGHT["unknown"], "width": 1.2, "dash": "dot", "shape": "hvh"},
-        },
-        {
-            "type": "bar",
+        bars
+        | {
             "name": "idle (of the ranks' time in passes)",
-            "x": _tidy(middle),
             "y": _tidy(share),
-            "text": text,
-            "textposition": "none",
-            "hovertemplate": hover,
-            "width": round(float(width[0]), 6),
             "marker": {
                 "color": LIGHT["idle"],
                 "line": {"width": 0},
                 "pattern": {
-                    "shape": "/",
+                    "shape": HATCH["idle"],
                     "size": 6,
-                    "solidity": 0.3,
+                    "solidity": 0.2,
                     "fillmode": "overlay",
                     "fgcolor": LIGHT["ink"],
-                    "fgopacity": 0.35,
+                    "fgopacity": 0.3,
                 },
             },
+        },
+        bars
+        | {
+            "name": "no pass running (of the time)",
+            "y": _tidy(quiet),
+            "yaxis": "y2",
+            "marker": {"color": LIGHT["unknown"], "line": {"width": 0}},
         },
     ]
     layout = build_layout(
         x_title="seconds since the first iteration",
         y_title="",
-        yaxis={"range": [0, 102], "ticksuffix": " %", "fixedrange": True},
-        xaxis={"range": [0, float(edges[-1])]},
+        barmode="overlay",
+        xaxis={"range": [0, float(edges[-1])], "anchor": "y2"},
+        yaxis={"range": [0, 102], "ticksuffix": " %", "fixedrange": True, "nticks": 4},
     )
+    layout["yaxis2"] = layout["yaxis"] | {"domain": [0, 0.22], "nticks": 3}
+    layout["yaxis"] = layout["yaxis"] | {"domain": [0.34, 1]}
     table = pl.DataFrame(
         {
             "from (s)": np.round(edges[:-1], 3),

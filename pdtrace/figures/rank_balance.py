@@ -47,10 +47,10 @@ def draw_rank_balance(run: Run | Survey) -> Figure:
                     "pattern": {
                         "shape": HATCH[name],
                         "size": 6,
-                        "solidity": 0.3,
+                        "solidity": 0.2,
                         "fillmode": "overlay",
                         "fgcolor": LIGHT["ink"],
-                        "fgopacity": 0.35,
+                        "fgopacity": 0.3,
                     },
                 },
             }
