@@ -328,11 +328,10 @@ def _format_cell(value: object) -> str:
 def _render_metrics(tile: Tile, metrics: pl.DataFrame) -> str:
     whole = metrics.filter(pl.col("dp_rank").is_null())
     rows = {row["metric"]: row for row in whole.iter_rows(named=True)}
-    known = ", ".join(rows)
     items = []
     for name in tile.metrics:
         if name not in rows:
-            raise UsageError(f"unknown metric {name!r}; known: {known}")
+            raise UsageError(f"unknown metric {name!r}; known: {', '.join(rows)}")
         row = rows[name]
         value, unit = format_metric(row["value"], row["unit"])
         small = row["note"] if row["value"] is None else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from pdtrace.figures.figure import LIGHT, Figure, build_empty, build_layout
+from pdtrace.figures.figure import LIGHT, Figure, build_empty, build_layout, shorten_count
 from pdtrace.figures.survey import Survey, survey_run
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def draw_durations(run: Run | Survey, *, scale: str = "log") -> Figure:
             "fixedrange": True,
             "tickmode": "array",
             "tickvals": [str(r[0]) for r in rows],
-            "ticktext": [f"{r[0]}<br>{r[1]:,}" for r in rows],
+            "ticktext": [f"{r[0]}<br>{shorten_count(r[1])}" for r in rows],
             "tickangle": 0,
         },
         yaxis={

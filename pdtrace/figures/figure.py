@@ -116,3 +116,11 @@ def build_empty(title: str, reason: str) -> Figure:
         }
     ]
     return Figure(title, {"data": [], "layout": layout}, pl.DataFrame(), reason, height=120)
+
+
+def shorten_count(count: int) -> str:
+    """A count in three digits, for labels that stand side by side."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= 10 * size or (unit != "k" and count >= size):
+            return f"{count / size:.3g}{unit}"
+    return f"{count:,}"

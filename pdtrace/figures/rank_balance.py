@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from pdtrace.figures.figure import HATCH, LIGHT, Figure, build_empty, build_layout
+from pdtrace.figures.figure import HATCH, LIGHT, Figure, build_empty, build_layout, shorten_count
 from pdtrace.figures.survey import ROLE_NAMES, Survey, survey_run
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def draw_rank_balance(run: Run | Survey) -> Figure:
             "showgrid": False,
             "tickmode": "array",
             "tickvals": ranks,
-            "ticktext": [f"rank {r} · {_shorten(t)} tokens" for r, t in enumerate(tokens)],
+            "ticktext": [f"rank {r} · {shorten_count(t)} tokens" for r, t in enumerate(tokens)],
         },
     )
     alt = "Prompt tokens by rank: " + ", ".join(f"{r}: {t:,}" for r, t in enumerate(tokens)) + "."
@@ -79,10 +79,3 @@ def draw_rank_balance(run: Run | Survey) -> Figure:
         alt,
         height=max(240, 90 + 22 * survey.dp_size),
     )
-
-
-def _shorten(tokens: int) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if tokens >= size:
-            return f"{tokens / size:.3g}{unit}"
-    return str(tokens)
