@@ -77,7 +77,7 @@ def save_run(run: Run, directory: str | Path) -> None:
     Raises:
         OutputError: It holds something else, or cannot be written.
     """
-    target = Path(directory)
+    target = Path(directory).absolute()  # "." has no name to put a scratch beside
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target}: cannot save a run here, it is a file; name a directory")
     if target.is_dir() and any(target.iterdir()) and not is_saved_run(target):

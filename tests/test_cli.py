@@ -270,6 +270,23 @@ def test_formats_agree(saved: Path, tmp_path: Path, table: str) -> None:
     assert not [c for c, kind in frame.schema.items() if kind == pl.Duration]
 
 
+def test_csv_carries_no_escape_sequences(saved: Path) -> None:
+    """A request id cannot steer the terminal that a CSV is shown on."""
+    out = pdtrace_cli("export", "requests", saved).stdout
+    assert "rid" in out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+
+
+def test_the_page_is_one_file(saved: Path, tmp_path: Path) -> None:
+    """--html writes a page that carries the verdict of the report."""
+    target = tmp_path / "page.html"
+    assert pdtrace_cli("analyze", saved, "--html", target).returncode == 0
+    page = target.read_text()
+    assert "prefilled on one rank of 2" in page
+    assert "<b>" not in page.partition("<style>")[0]
+
+
 def test_outputs_replace_whole_or_not_at_all(saved: Path, tmp_path: Path) -> None:
     """A failed command leaves the old output as it was and no scrap beside it."""
     target = tmp_path / "out.csv"

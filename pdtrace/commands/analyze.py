@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from pdtrace.errors import UsageError
-    from pdtrace.exports.report import build_report
+    from pdtrace.exports.report import STRIP_LENGTH, build_report
     from pdtrace.exports.summary import write_summary
     from pdtrace.exports.writing import STDOUT, write_text
     from pdtrace.loading import reason_for_nothing
@@ -62,7 +62,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_text(args.json, write_summary(recorded, metrics))
     reason = reason_for_nothing(recorded)
-    report = build_report(recorded, metrics)
+    width = max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+    # The strip must not be cut: beside its marks a line names the rank.
+    length = STRIP_LENGTH if width is None else min(STRIP_LENGTH, width - 16)
+    report = build_report(recorded, metrics, strip_length=length)
     if args.html:
         from pdtrace.pages import render_page
 
@@ -75,8 +78,6 @@ def run(args: argparse.Namespace) -> int:
     if STDOUT not in texts and reason is None:
         from pdtrace.exports.terminal import render_terminal
 
-        is_terminal = sys.stdout.isatty()
-        width = max(40, shutil.get_terminal_size().columns) if is_terminal else None
         write_text(STDOUT, render_terminal(report, width=width))
     if reason is not None:
         raise reason

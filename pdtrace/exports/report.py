@@ -71,12 +71,13 @@ class Numbers:
         return self.notes.get((name, None)) or ""
 
 
-def build_report(run: Run, metrics: pl.DataFrame) -> Report:
+def build_report(run: Run, metrics: pl.DataFrame, *, strip_length: int = STRIP_LENGTH) -> Report:
     """Build the report of a run.
 
     Args:
         run: The run.
         metrics: Table ``metrics`` of it.
+        strip_length: Iterations that the strip of the worst stretch may hold.
     """
     rows = list(metrics.select("metric", "dp_rank", "value", "note").iter_rows())
     m = Numbers({(r[0], r[1]): r[2] for r in rows}, {(r[0], r[1]): r[3] for r in rows})
@@ -93,7 +94,7 @@ def build_report(run: Run, metrics: pl.DataFrame) -> Report:
     )
     return Report(
         verdict=tuple(build_verdict(run, m)),
-        strip=find_worst_stretch(run, STRIP_LENGTH),
+        strip=find_worst_stretch(run, strip_length),
         sections=tuple(s for s in sections if s is not None),
     )
 
@@ -189,8 +190,10 @@ def width_section(run: Run, m: Numbers) -> Section | None:
         )
     if m.get("num_bounded_durations") or not m.get("busy_seconds"):
         notes.append(f"Durations: {m.note('iteration_seconds_p50')}.")
-    columns = ("ranks prefilling", "iterations", "share", "tokens", "busy", "p50", "p90", "p99")
-    return Section("By fusion width", columns, tuple(rows), tuple(notes))
+    columns = ("ranks", "iterations", "share", "tokens", "busy", "p50", "p90", "p99")
+    return Section(
+        "By fusion width: ranks that prefilled together", columns, tuple(rows), tuple(notes)
+    )
 
 
 def grouping_sentence(run: Run, m: Numbers) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pdtrace.run import Run
 
 FORMATS = ("csv", "json", "parquet")
+SLICE_ROWS = 50_000  # of text in memory at a time
 TABLE_NAMES = tuple(t.name.replace("_", "-") for t in TABLES)
 # Columns that are read most come first; the others follow in the order of the schema.
 LEADING = {
@@ -104,15 +105,24 @@ def _as_text(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _slices(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    for frame in frames:
+        if frame.is_empty():
+            yield frame
+        yield from frame.iter_slices(SLICE_ROWS)
+
+
 def _write_csv(frames: Iterator[pl.DataFrame], stream: BinaryIO) -> None:
-    for number, frame in enumerate(frames):
-        text = _as_text(frame).write_csv(include_header=number == 0, null_value="")
+    for number, frame in enumerate(_slices(frames)):
+        # Request ids are untrusted, and a CSV often ends on a terminal; JSON escapes by itself.
+        safe = _as_text(frame).with_columns(pl.col(pl.String).str.replace_all(r"\p{Cc}", "\ufffd"))
+        text = safe.write_csv(include_header=number == 0, null_value="")
         stream.write(text.encode())
 
 
 def _write_json(frames: Iterator[pl.DataFrame], stream: BinaryIO) -> None:
     lead = b"[\n"
-    for frame in frames:
+    for frame in _slices(frames):
         if frame.height:
             rows = _as_text(frame).write_ndjson().rstrip("\n").replace("\n", ",\n")
             stream.write(lead + rows.encode())

@@ -9,7 +9,7 @@ def percent(share: float | None) -> str:
     """A share as a percentage; 0 % and 100 % only where it is exactly that."""
     if share is None:
         return UNKNOWN
-    whole = round(share * 100)
+    whole = int(share * 100 + 0.5)
     if whole == 0 and share > 0:
         return "< 1 %"
     if whole == 100 and share < 1:

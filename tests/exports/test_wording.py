@@ -12,7 +12,15 @@ from pdtrace.exports.wording import percent, plural, seconds, significant
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0, "0 %"), (0.0001, "< 1 %"), (0.5, "50 %"), (0.9999, "> 99 %"), (1, "100 %"), (None, "–")],
+    [
+        (0, "0 %"),
+        (0.0001, "< 1 %"),
+        (0.125, "13 %"),
+        (0.5, "50 %"),
+        (0.9999, "> 99 %"),
+        (1, "100 %"),
+        (None, "–"),
+    ],
 )
 def test_percent(share: float | None, text: str) -> None:
     """0 % and 100 % appear only where it is exactly that."""
