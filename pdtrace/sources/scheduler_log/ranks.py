@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _NUM_TAGS = 10_000  # tags have up to four digits
 _MAX_ALTERNATIONS = 6
 _MAX_SILENT_STARTS = 8
+_MAX_ENGINES = 3
 # Decode and Prefill labels of one rank may be out of step by this much in 0.5.9 to 0.5.11.
 _LABEL_SLACK = 4
 
@@ -35,6 +36,7 @@ _WITH_LABEL, _WITH_RANK = 1 << 60, 1 << 61
 (_PRINTER, _TOKENS_RUN, _TOKENS_LAST, _LABEL_RUN, _LABEL_LAST, _WAY_RUN, _WAY_LAST, _IS_SEEN) = (
     range(8)
 )
+_NUM_WAYS, _WAYS = 8, 9
 # Columns of the counts, one row an engine run.
 NUM_PREFILL, NUM_DECODE, NUM_MS, ANY_BITS, ALL_BITS, DECODE_BITS, NUM_LABELS, MAX_DP = range(8)
 
@@ -135,8 +137,19 @@ def fold_rows(
                 counts[c, NUM_LABELS] += 1
             if ints[_DP, j] != _ABSENT:
                 way |= _WITH_RANK
-            if state[_WAY_RUN, dp] == this_run and state[_WAY_LAST, dp] != way:
+            if state[_WAY_RUN, dp] != this_run:
+                state[_NUM_WAYS, dp] = 0
+            elif state[_WAY_LAST, dp] != way:
                 alternations += 1
+            if state[_NUM_WAYS, dp] == 0 or state[_WAY_LAST, dp] != way:
+                is_new = state[_NUM_WAYS, dp] <= _MAX_ENGINES
+                for k in range(min(state[_NUM_WAYS, dp], _MAX_ENGINES)):
+                    if state[_WAYS + k, dp] == way:
+                        is_new = False
+                if is_new:
+                    if state[_NUM_WAYS, dp] < _MAX_ENGINES:
+                        state[_WAYS + state[_NUM_WAYS, dp], dp] = way
+                    state[_NUM_WAYS, dp] += 1
             state[_WAY_RUN, dp] = this_run
             state[_WAY_LAST, dp] = way
         else:
@@ -175,7 +188,7 @@ class Folded:
 
 
 def _build_state() -> NDArray[np.int64]:
-    state = np.full((8, _NUM_TAGS), -1, dtype=np.int64)
+    state = np.full((_WAYS + _MAX_ENGINES, _NUM_TAGS), -1, dtype=np.int64)
     state[_PRINTER] = np.iinfo(np.int64).max
     return state
 
@@ -194,8 +207,13 @@ class RankState:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether two engines write into this stream."""
-        return self.alternations >= _MAX_ALTERNATIONS
+        """Whether two or three engines write into this stream.
+
+        More ways of writing than that on one rank are a spliced or made-up log; that its formats
+        contradict each other is said elsewhere.
+        """
+        num_ways = int(self._state[_NUM_WAYS].max())
+        return self.alternations >= _MAX_ALTERNATIONS and num_ways <= _MAX_ENGINES
 
     @property
     def dp_ranks(self) -> set[int]:
