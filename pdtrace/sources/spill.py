@@ -18,7 +18,7 @@ from pdtrace.schema import EVENTS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MEMORY_BYTES = 16 << 20
+MEMORY_BYTES = 4 << 20
 """Chunks are kept in memory up to this many bytes over all of one store."""
 _NUM_WAITING = 2
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 8 << 20
 """Up to this size numba is not imported: reading in Python costs less than importing it."""
 _NUM_THREADS = 2
-_NUM_IN_FLIGHT = 12
+_NUM_IN_FLIGHT = 8
 _TAIL_BYTES = 1 << 16
 
 _NEWLINE = 10
