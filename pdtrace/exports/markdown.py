@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pdtrace.exports.report import strip_heading, strip_legend, strip_place
+from pdtrace.exports.strip import strip_heading, strip_legend, strip_place
 from pdtrace.exports.untrusted import show_in_markdown
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pdtrace.exports.strip import MARKS, Strip, find_worst_stretch
+from pdtrace.exports.strip import Strip, find_worst_stretch
 from pdtrace.exports.summary import WIDTH_PREFIX, release_of
 from pdtrace.exports.wording import (
     UNKNOWN,
@@ -382,28 +382,3 @@ def incident_section(run: Run) -> Section | None:
     if not rows:
         return None
     return Section("Engine events", ("what", "first at", "times"), tuple(rows), num_texts=2)
-
-
-def strip_heading(strip: Strip) -> str:
-    """One line about the worst stretch: which iterations, when, what idled, where to look."""
-    when = ""
-    if strip.start is not None:
-        when = f", {strip.start:%Y-%m-%d %H:%M:%S} to {strip.end:%H:%M:%S} UTC"
-    lost = f"{strip.num_idle:,} of {plural(strip.num_passes, 'rank pass')} idle"
-    if strip.idle_seconds is not None:
-        lost += f" ({seconds(strip.idle_seconds)})"
-    return f"iterations {strip.first:,}–{strip.last:,}{when}: {lost}"
-
-
-def strip_place(strip: Strip) -> str:
-    """Where the first line of the stretch stands; empty if it has none."""
-    return "" if strip.path is None else f"first line {strip.path}:{strip.line}"
-
-
-def strip_legend(strip: Strip) -> str:
-    """What the marks mean, those that occur, and ranks that are not shown."""
-    text = "".join(strip.rows.values())
-    legend = "  ".join(f"{mark} {role}" for role, mark in MARKS.items() if mark in text)
-    if strip.num_hidden:
-        legend += f"   ({plural(strip.num_hidden, 'rank')} that idled less not shown)"
-    return f"{legend}   one column: one iteration"

@@ -11,8 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pdtrace.exports.report import strip_heading, strip_legend, strip_place
-from pdtrace.exports.strip import MARKS
+from pdtrace.exports.strip import MARKS, strip_heading, strip_legend, strip_place
 from pdtrace.exports.untrusted import show
 
 if TYPE_CHECKING:
