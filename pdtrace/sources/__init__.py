@@ -90,8 +90,13 @@ def _open_directory(path: str) -> tuple[list[tuple[Input, SourceFormat]], dict[s
         names = sorted(p for p in Path(path).iterdir() if p.is_file())
     except OSError as e:
         raise InputError(f"cannot be read: {e.strerror or e}", path=path) from e
+    damaged: InputError | None = None
     for name in names:
-        source = Input(str(name))
+        try:
+            source = Input(str(name))
+        except InputError as e:  # most likely another tool's file; the log may be whole
+            damaged = damaged or e
+            continue
         kind = recognise(source.head) if source.head else None
         if kind is None:
             source.close()
@@ -102,6 +107,8 @@ def _open_directory(path: str) -> tuple[list[tuple[Input, SourceFormat]], dict[s
     if not any(f.read for _, f in found):
         for source, _ in found:
             source.close()
+        if damaged is not None:
+            raise damaged
         raise InputError(
             "holds no scheduler log; expected a file with lines such as"
             " '[2026-05-28 03:21:01 DP0 TP0] Prefill batch, #new-seq: 1, ...'",

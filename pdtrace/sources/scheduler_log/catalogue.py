@@ -11,6 +11,9 @@ from dataclasses import dataclass
 ABSENT = -(2**63)
 """What an integer cell holds where the line printed no value."""
 
+YEARS = range(1970, 2262)
+"""Years whose times fit nanoseconds since 1970 in 64 bits; another year is no time stamp."""
+
 # Integer columns of one batch line, in the order in which both readers lay them out.
 LINE, TS, DP, TP, PP, LABEL, KIND, SEEN = range(8)
 INT_FIELDS = (

@@ -28,6 +28,7 @@ _LOW = np.uint64(0x0101010101010101)
 _HIGH = np.uint64(0x8080808080808080)
 _ABSENT = np.int64(cat.ABSENT)
 _NUM_FIELDS = len(cat.FIELDS)
+_FIRST_YEAR, _LAST_YEAR = cat.YEARS[0], cat.YEARS[-1]
 _FIRST_CODE_TORN = np.int64(cat.TORN)
 _CODE_ACCESS = np.int64(cat.ACCESS)
 _CODE_TRACEBACK = np.int64(cat.TRACEBACK)
@@ -112,7 +113,11 @@ def _stamp(buf: F, i: F) -> F:
     century, year = _two(buf, i), _two(buf, i + 2)
     month, day = _two(buf, i + 5), _two(buf, i + 8)
     hour, minute, second = _two(buf, i + 11), _two(buf, i + 14), _two(buf, i + 17)
-    if century < 0 or year < 0 or month < 1 or month > 12 or day < 1 or day > 31:
+    if century < 0 or year < 0:
+        return _ABSENT
+    if century * 100 + year < _FIRST_YEAR or century * 100 + year > _LAST_YEAR:
+        return _ABSENT
+    if month < 1 or month > 12 or day < 1 or day > 31:
         return _ABSENT
     if hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 60:
         return _ABSENT

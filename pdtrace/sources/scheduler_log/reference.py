@@ -53,7 +53,9 @@ def parse_head(text: bytes) -> Head | None:
     if m is None:
         return None
     year, month, day, hour, minute, second = map(int, m.group(1, 2, 3, 4, 5, 6))
-    if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second <= 60):
+    if year not in cat.YEARS or not (
+        1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second <= 60
+    ):
         return None
     days = count_days(year, month, day)
     ts = (((days * 24 + hour) * 60 + minute) * 60 + second) * 1000

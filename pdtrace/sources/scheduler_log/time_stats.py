@@ -24,6 +24,8 @@ HEAD = (
     r"(?P<body>[^()]*(?:\([\d.\-]+ms\)[^()]*)*)$"
 )
 _ROOM = r", bootstrap_room=[^,()]*$"
+_MAX_DURATION_MS = 1e10
+_MAX_ENTRY_S = 8_000_000_000
 _DURATION = r"(?:^|[ ,]){}=(-?\d+(?:\.\d+)?)ms"
 
 
@@ -69,14 +71,18 @@ def parse_time_stats(lines: Sequence[StatsLine], *, source_id: int) -> tuple[pl.
     body = pl.col("body")
 
     def duration_ns(name: str) -> pl.Expr:
-        printed = body.str.extract(_DURATION.format(name), 1).cast(pl.Float64)
-        return (printed * 1e6).round().cast(pl.Int64)
+        printed = body.str.extract(_DURATION.format(name), 1).cast(pl.Float64, strict=False)
+        # a clock that was never stamped can print anything; years are no duration
+        is_sane = printed.abs() < _MAX_DURATION_MS
+        return pl.when(is_sane).then((printed * 1e6).round()).cast(pl.Int64, strict=False)
 
     entry = body.str.extract(r"(?:^|[ ,])entry_time=(\d+(?:\.\d+)?)", 1)
     whole = entry.str.extract(r"^(\d+)", 1).cast(pl.Int64, strict=False)
     decimals = entry.str.extract(r"\.(\d{1,9})", 1).fill_null("0").str.pad_end(9, "0")
     # 0.0 marks a request whose entry was never stamped
-    entry_ns = pl.when(whole > 0).then(whole * 1_000_000_000 + decimals.cast(pl.Int64))
+    entry_ns = pl.when((whole > 0) & (whole < _MAX_ENTRY_S)).then(
+        whole * 1_000_000_000 + decimals.cast(pl.Int64)
+    )
     zero = pl.lit(0, dtype=pl.Int64)
     is_prefill = pl.col("type") == "prefill"
     good = good.with_columns(

@@ -287,6 +287,24 @@ def test_run_directory_is_searched_by_content(tmp_path, write_log):
     assert [f.path.rpartition("/")[2] for f in recording.files] == ["strange.name"]
 
 
+def test_damaged_neighbour_of_a_log(tmp_path, write_log):
+    """A damaged file beside the log in a run directory does not keep the log from being read."""
+    write_log(THREE[0] + THREE[1], "run/server.log")
+    write_log(b"\x1f\x8b\x08\x00garbage", "run/spans.jsonl.gz")
+    assert read([str(tmp_path / "run")]).num_events == 2
+
+
+def test_absurd_numbers_in_time_stats(write_log):
+    """Times that no clock shows become null; nothing overflows."""
+    line = (
+        "[2026-05-28 03:00:01 DP0] ReqTimeStats(rid=x, input_len=99999999999999999999,"
+        " type=prefill): bootstrap_duration=1.00ms, queue_duration=9999999999999999999999.00ms,"
+        " entry_time=99999999999999999999.116\n"
+    )
+    row = read([write_log(THREE[0] + line)]).requests.to_dicts()[0]
+    assert (row["num_prompt_tokens"], row["received"], row["selected"]) == (None, None, None)
+
+
 def test_server_info_names_the_release(tmp_path, write_log):
     """``server_info.json`` in the run directory gives the release and missing settings."""
     write_log(THREE[0] + THREE[1], "run/server.log")
