@@ -1,7 +1,8 @@
 """The fields of the batch lines, as data: what each key means, and what shows a release.
 
 Both readers (``kernel`` and ``reference``) work from these tables, so a field of a new release is
-one row here. Source: the formats of SGLang 0.4.6 to 0.5.23, read from the published packages.
+one row here. The compiled kernel is cached by the dates of its own files: after an edit here, touch
+``kernel.py`` and ``ranks.py``. Source: the formats of SGLang 0.4.6 to 0.5.23, read from the published packages.
 """
 
 from __future__ import annotations
