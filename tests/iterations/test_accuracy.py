@@ -1,0 +1,95 @@
+"""How exactly iterations are rebuilt from logs that say less than the recorded ones.
+
+The README's table of accuracy states these bounds.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+import pdtrace
+from tests.iterations.score import Score, measure_calibration_error, score_run
+from tests.iterations.strip import strip_log
+
+SAMPLES = Path(__file__).parents[2] / "sample_logs"
+RUNS = sorted(p.parent.name for p in SAMPLES.glob("*/truth.json"))
+LABELLED = {"label": True, "milliseconds": True, "time_stats": True}
+MS_STATS = {"label": False, "milliseconds": True, "time_stats": True}
+S_STATS = {"label": False, "milliseconds": False, "time_stats": True}
+MS = {"label": False, "milliseconds": True, "time_stats": False}
+S = {"label": False, "milliseconds": False, "time_stats": False}
+VARIANTS = {"label": LABELLED, "ms+stats": MS_STATS, "s+stats": S_STATS, "ms": MS, "s": S}
+LEAST = {"label": 1.0, "ms+stats": 0.995, "s+stats": 0.995, "ms": 0.96, "s": 0.96}
+
+
+def read_log(name: str) -> str:
+    """The server log of a sample, however it is compressed."""
+    (path,) = (SAMPLES / name).glob("server.log*")
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.decompress(data)
+    elif path.suffix == ".zst":
+        data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
+    return data.decode("utf-8", "replace")
+
+
+@pytest.fixture(scope="module")
+def rebuild(tmp_path_factory: pytest.TempPathFactory):
+    """Strip a sample's log, rebuild its iterations, score them; once for each."""
+
+    @cache
+    def run(name: str, variant: str) -> Score:
+        kept = strip_log(io.StringIO(read_log(name)), **VARIANTS[variant])
+        path = tmp_path_factory.mktemp("stripped") / "server.log"
+        path.write_text(kept.text, encoding="utf-8")
+        truth = json.loads((SAMPLES / name / "truth.json").read_text(encoding="utf-8"))
+        return score_run(pdtrace.load(path), truth, kept.old_line)
+
+    return run
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", RUNS)
+def test_share_of_exact_iterations(rebuild, name, variant):
+    """Every recording is rebuilt from every kind of log at least as exactly as promised."""
+    assert rebuild(name, variant).exact >= LEAST[variant]
+
+
+@pytest.mark.parametrize("variant", ["ms", "s"])
+def test_mean_share_without_time_stats(rebuild, variant):
+    """Without labels and time stats, 98 of 100 iterations are exact on average of recordings."""
+    assert np.mean([rebuild(name, variant).exact for name in RUNS]) >= 0.98
+
+
+@pytest.mark.parametrize("variant", ["ms+stats", "s+stats", "ms", "s"])
+def test_confidence_is_calibrated(rebuild, variant):
+    """An iteration with confidence p is right with probability p, within 0.02 on average."""
+    scores = [rebuild(name, variant) for name in RUNS]
+    confidence = np.concatenate([s.confidence for s in scores])
+    is_right = np.concatenate([s.is_right for s in scores])
+    assert measure_calibration_error(confidence, is_right) <= 0.02
+
+
+@pytest.mark.parametrize("variant", ["ms", "s"])
+def test_high_confidence_is_deserved(rebuild, variant):
+    """Of the iterations with confidence 0.99 and more, at least 98 in 100 are right."""
+    scores = [rebuild(name, variant) for name in RUNS]
+    confidence = np.concatenate([s.confidence for s in scores])
+    is_right = np.concatenate([s.is_right for s in scores])
+    assert is_right[confidence >= 0.99].mean() >= 0.98
+
+
+def test_calibration_error_is_what_it_says():
+    """A measure that were always small would let any confidence pass."""
+    sure = np.full(100, 0.75)
+    assert measure_calibration_error(sure, np.arange(100) < 75) < 1e-9
+    assert abs(measure_calibration_error(sure, np.arange(100) < 50) - 0.25) < 1e-9
+    assert measure_calibration_error(np.ones(10), np.ones(10, bool)) == 0
