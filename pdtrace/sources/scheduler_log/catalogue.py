@@ -2,7 +2,9 @@
 
 Both readers (``kernel`` and ``reference``) work from these tables, so a field of a new release is
 one row here. The compiled kernel is cached by the dates of its own files: after an edit here, touch
-``kernel.py`` and ``ranks.py``. Source: the formats of SGLang 0.4.6 to 0.5.23, read from the published packages.
+``kernel.py`` and ``ranks.py``.
+
+Source: the formats of SGLang 0.4.6 to 0.5.23, read from the published packages.
 """
 
 from __future__ import annotations
