@@ -21,12 +21,14 @@ CENTRES: F64 = np.exp(LOG_LOW + (np.arange(NUM_BINS) + 0.5) * LOG_STEP)
 # rank ran real tokens again), D (that rank idled). Row = 3 * before + this.
 NUM_GAP = 9
 BURST_END, STAYS_REAL, TURNS_IDLE = 0, 1, 2
-# Burst-end blocks by size (2, 3-4, more); then inner blocks by what their first and last printer do
-# next: both real, both idle, idle first, real first.
+# Spread of burst-end blocks by size (2, 3-4, more); of inner blocks: among ranks with real tokens
+# next, among ranks that idle next, from the first of the latter to the first of the former, and
+# that reversed.
 NUM_SKEW = 7
 # Selection times: spread within a block (2 lines; more), gap after a burst end, gap inside a burst.
 NUM_SELECTION = 4
 
+PRIOR_SHARE = 0.5  # however long the log, the physics keeps this much weight beside the counts
 REPORT_GAP_S = 0.005  # from one result to the next when both are already there: a loop turn
 
 
@@ -129,8 +131,9 @@ class Priors:
         self._flat = np.full(NUM_BINS, 1.0 / NUM_BINS)
 
     def _mix(self, counts: F64, prior: F64, stray: F64, outliers: float) -> F64:
-        total = counts.sum(1, keepdims=True) + self.weight
-        body = (smooth(counts) + self.weight * prior) / total
+        seen = counts.sum(1, keepdims=True)
+        weight = np.maximum(self.weight, PRIOR_SHARE * seen)
+        body = (smooth(counts) + weight * prior) / (seen + weight)
         out: F64 = np.log(((1 - outliers) * body + outliers * stray) / LOG_STEP)
         return out
 

@@ -73,16 +73,6 @@ def size_class(m: int) -> int:
 
 
 @compiled
-def skew_class(first_real: bool, last_real: bool) -> int:
-    """Skew context of an inner block by what its first and last printer do next."""
-    if first_real and last_real:
-        return 3
-    if not first_real and not last_real:
-        return 4
-    return 5 if last_real else 6
-
-
-@compiled
 def find_blocks(
     t: F64,
     before: I32,
@@ -166,23 +156,90 @@ def gap_factor(
 
 
 @compiled
-def skew_factor(
-    i: int, k: int, s: int, b2: float, t: F64, blk: Blocks, ls: F64, lsel: F64, par: F64, ref: F64
-) -> tuple[float, int]:
-    """Log density of the spread of a block in skew context s, and the bin of its times."""
-    if k == 0:
-        return 0.0, 0
+def spread_factor(s: int, num: int, width: float, ls: F64) -> float:
+    """Log density of num lines spread over a width in seconds, in skew context s."""
+    return float(ls[s, bin_of(width)] - np.log(max(width, TINY))) + uniform_inside(num, width)
+
+
+@compiled
+def selection_factor(i: int, k: int, blk: Blocks, lsel: F64, par: F64) -> float:
+    """Log density of the spread of the selection times within a block."""
     smin, smax, snum = blk[2], blk[3], blk[4]
-    w = t[i + k] - t[i]
-    b = bin_of(w * ref[9] / max(b2 - par[1], 0.3 * b2) if s == 5 else w)
-    lp = ls[s, b] - np.log(max(w, TINY)) + uniform_inside(k + 1, w)
-    if snum[i, k] > 1:
-        w = smax[i, k] - smin[i, k]
-        if w > 0.6 * par[0]:  # a rank that selected early waits for the others, never a pass
-            lp -= 8.0
-        s = 0 if snum[i, k] == 2 else 1
-        lp += lsel[s, bin_of(w)] - np.log(max(w, TINY)) + uniform_inside(snum[i, k], w)
-    return lp, b
+    num = snum[i, k]
+    if num < 2:
+        return 0.0
+    w = smax[i, k] - smin[i, k]
+    lp = -8.0 if w > 0.6 * par[0] else 0.0  # who selected early waits for the others, never a pass
+    lp += float(lsel[0 if num == 2 else 1, bin_of(w)] - np.log(max(w, TINY)))
+    return lp + uniform_inside(num, w)
+
+
+@compiled
+def role_times(i: int, j: int, j2: int, t: F64, after: I32) -> tuple[int, F64]:
+    """Number of lines i..j whose rank idles next, and times.
+
+    Times: first and last of those, then of the others, whose rank runs real tokens again by j2.
+    """
+    at = np.empty(4)
+    num = 0
+    for x in range(i, j + 1):
+        if after[x] <= j2:
+            if x - i == num:
+                at[2] = t[x]
+            at[3] = t[x]
+        else:
+            if num == 0:
+                at[0] = t[x]
+            at[1] = t[x]
+            num += 1
+    return num, at
+
+
+@compiled
+def inner_factor(
+    i: int, k: int, j2: int, b2: float, t: F64, after: I32, ls: F64, par: F64, ref: F64
+) -> float:
+    """Log density of the times of an inner block.
+
+    Ranks that idle next report together, after an idle launch; ranks with real tokens report
+    together, when their launch returns; the two groups are a pass less an idle launch apart.
+    """
+    num = k + 1
+    if num == 1:
+        return 0.0
+    idle, at = role_times(i, i + k, j2, t, after)
+    lp = 0.0
+    if idle > 1:
+        lp += spread_factor(4, idle, at[1] - at[0], ls)
+    if num - idle > 1:
+        lp += spread_factor(3, num - idle, at[3] - at[2], ls)
+    if 0 < idle < num:
+        w = at[2] - at[0]
+        if w >= 0:
+            x = w * ref[9] / max(b2 - par[1], 0.3 * b2)
+            lp += float(ls[5, bin_of(x)] - np.log(max(w, TINY)))
+        else:
+            lp += float(ls[6, bin_of(-w)] - np.log(max(-w, TINY)))
+    return lp
+
+
+@compiled
+def count_inner(
+    i: int, k: int, j2: int, b2: float, t: F64, after: I32, par: F64, ref: F64, mass: float, cs: F64
+) -> None:
+    """Add a block's mass to the skew counts that inner_factor reads."""
+    num = k + 1
+    idle, at = role_times(i, i + k, j2, t, after)
+    if idle > 1:
+        cs[4, bin_of(at[1] - at[0])] += mass
+    if num - idle > 1:
+        cs[3, bin_of(at[3] - at[2])] += mass
+    if 0 < idle < num:
+        w = at[2] - at[0]
+        if w >= 0:
+            cs[5, bin_of(w * ref[9] / max(b2 - par[1], 0.3 * b2))] += mass
+        else:
+            cs[6, bin_of(-w)] += mass
 
 
 @compiled
@@ -253,7 +310,10 @@ def forward_backward(
         for k in range(count[i]):
             j = i + k
             b1 = par[0] * big[i, k]
-            own, _ = skew_factor(i, k, size_class(k + 1), b1, t, blk, ls, lsel, par, ref)
+            chosen = selection_factor(i, k, blk, lsel, par)
+            own = chosen
+            if k > 0:
+                own += spread_factor(size_class(k + 1), k + 1, t[j] - t[i], ls)
             e0 = -np.inf
             for prev in range(3):
                 g = 0.0
@@ -271,7 +331,7 @@ def forward_backward(
                 z = log_add(z, e0)
                 if num_kinds == 2:
                     # Unfinished: nothing is known of a pass after it, so it counts as going idle.
-                    own, _ = skew_factor(i, k, 4, b1, t, blk, ls, lsel, par, ref)
+                    own = chosen + inner_factor(i, k, j, b1, t, after, ls, par, ref)
                     for prev in range(3):
                         a = alpha[i, k, prev]
                         if a > -np.inf:
@@ -311,7 +371,7 @@ def forward_backward(
                             )
                         e1 = log_add(e1, a + lp[i, min(prev, 1), 1, k] + g)
                 if e1 > -np.inf:
-                    own, _ = skew_factor(i, k, skew_class(f, r), b2, t, blk, ls, lsel, par, ref)
+                    own = chosen + inner_factor(i, k, j2, b2, t, after, ls, par, ref)
                     nxt = 1 if r else 2
                     alpha[j + 1, k2, nxt] = log_add(
                         alpha[j + 1, k2, nxt],
@@ -385,7 +445,8 @@ def forward_backward(
             if num_kinds == 1:
                 continue
             if j == n - 1:
-                own, _ = skew_factor(i, k, 4, b1, t, blk, ls, lsel, par, ref)
+                own = selection_factor(i, k, blk, lsel, par)
+                own += inner_factor(i, k, j, b1, t, after, ls, par, ref)
                 for prev in range(3):
                     a = alpha[i, k, prev]
                     if a == -np.inf:
@@ -407,8 +468,8 @@ def forward_backward(
                 if b == -np.inf:
                     continue
                 b2 = par[0] * big[j + 1, k2]
-                s = skew_class(f, r)
-                own, skew_bin = skew_factor(i, k, s, b2, t, blk, ls, lsel, par, ref)
+                own = inner_factor(i, k, j2, b2, t, after, ls, par, ref)
+                own += selection_factor(i, k, blk, lsel, par)
                 tail = b + own + link_factor(i, k, k2, 1, blk, lsel, par)
                 mass = 0.0
                 for prev in range(3):
@@ -450,7 +511,7 @@ def forward_backward(
                 if snum[i, k] > 0 and snum[j + 1, k2] > 0:
                     csel[3, bin_of(smin[j + 1, k2] - smax[i, k])] += mass
                 if k > 0:
-                    cs[s, skew_bin] += mass
+                    count_inner(i, k, j2, b2, t, after, par, ref, mass, cs)
                     if snum[i, k] > 1:
                         csel[0 if snum[i, k] == 2 else 1, bin_of(smax[i, k] - smin[i, k])] += mass
     return z, post, cg, cs, csel, kinds, broken, samples[:num]

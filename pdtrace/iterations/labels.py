@@ -34,42 +34,27 @@ def correct_shifted_labels(label: I64, t: F64, rank: I64, pass_s: float) -> tupl
     expected: int | None = None
     for q, (n, a, b) in enumerate(zip(values.tolist(), starts, ends, strict=True)):
         lines = order[a:b]
+        skipped = q + 1 < len(values) and int(values[q + 1]) > n + 1
         pause = np.diff(t[lines])
-        split = _repeat_at(rank[lines])
-        sure = split is not None
-        nxt = int(values[q + 1]) if q + 1 < len(values) else None
-        if expected is None or expected not in (n - 2, n - 1):
-            # The first label, or lines were lost: a single pass that ended a burst prints n = f+1.
-            follows = nxt == n + 1
-            expected = n - 2 if split is not None or follows else n - 1
-        if expected == n - 2 and split is None and len(lines) > 1:
-            widest = int(np.argmax(pause))
-            skipped = nxt is not None and nxt > n + 1
-            # A skipped label ends a burst of at least two, whose last two share this label.
-            if skipped or float(pause[widest]) > 0.4 * pass_s:
-                split = widest + 1
-                sure = skipped and float(pause[widest]) > 0.4 * pass_s
-        if split is None or expected == n - 1:
-            ended = expected == n - 2 and nxt is not None and nxt > n + 1
-            true[lines] = n - 1 if ended else expected
-            expected = int(true[lines[0]]) + 1
+        widest = int(np.argmax(pause)) + 1 if len(pause) else 0
+        apart = bool(len(pause)) and float(pause[widest - 1]) > 0.4 * pass_s
+        twice = len(np.unique(rank[lines])) < len(lines)
+        # A skipped label ends a burst; if its first forward is still owed, it is in here too.
+        owed = skipped and expected == n - 2 and len(lines) > 1
+        if twice or apart or owed:
+            true[lines[:widest]], true[lines[widest:]] = n - 2, n - 1
+            confidence[lines] = 1.0 if apart and (twice or skipped) else 0.9
+            expected = n
             continue
-        true[lines[:split]] = n - 2
-        true[lines[split:]] = n - 1
-        if not sure:
-            confidence[lines] = 0.9
-        expected = n
+        if expected is None or expected not in (n - 2, n - 1) or (expected == n - 2 and skipped):
+            # The first label, or lines were lost. A label that ends a burst is one too high.
+            ends_burst = skipped or q + 1 == len(values)
+            if not ends_burst:
+                ends_burst = float(t[order[b]] - t[lines[-1]]) > 2.5 * pass_s
+            expected = n - 1 if ends_burst else n - 2
+        true[lines] = expected
+        expected += 1
     return true, confidence
-
-
-def _repeat_at(rank: I64) -> int | None:
-    """First position whose rank appeared before."""
-    seen: set[int] = set()
-    for k, r in enumerate(rank.tolist()):
-        if r in seen:
-            return k
-        seen.add(r)
-    return None
 
 
 def number_repeats(label: I64, rank: I64) -> I64:

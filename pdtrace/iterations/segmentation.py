@@ -22,6 +22,8 @@ from pdtrace.iterations import kernel
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
+SPAN = 3.0  # longest spread of one iteration's lines, in shortest passes
+STARTS = (0.7, 1.0, 1.4)  # starting guesses of a typical pass, in shortest passes
 LEARN_LINES = 4000
 LEARN_STRETCHES = 4
 WINDOW_LINES = 20_000
@@ -241,7 +243,7 @@ def _starting_models(
     models = []
     for name, scale in pass_scales(lines.tokens).items():
         # Through 0.5.8 lines are printed before the launch: there is no inner kind.
-        for num_kinds, starts in ((1, (1.0,)), (2, () if before_launch else (0.7, 1.0, 1.4))):
+        for num_kinds, starts in ((1, (1.0,)), (2, () if before_launch else STARTS)):
             for start in starts:
                 pass_s = start * typical_s
                 reference = den.reference_gaps(pass_s, 0.6 * pass_s)
@@ -295,7 +297,7 @@ def segment(lines: Lines, num_ranks: int, *, before_launch: bool = False) -> Seg
     if num_ranks == 1:
         return Segmentation(np.arange(n), np.ones(n))
     typical_s = shortest_pass(lines.t, lines.rank)
-    span_max = 1.6 * typical_s
+    span_max = SPAN * typical_s
     sample = _learning_lines(lines, typical_s)
     learners = [
         _Learner(_Stretch(sample, scale, num_ranks, span_max), model)
@@ -332,7 +334,7 @@ def quick_evidence(lines: Lines, num_ranks: int) -> float:
     """Log evidence of a choice of clock offsets: one model, a few rounds."""
     typical_s = shortest_pass(lines.t, lines.rank)
     model, scale = _starting_models(lines, typical_s, before_launch=False)[2]
-    learner = _Learner(_Stretch(lines, scale, num_ranks, 1.6 * typical_s), model)
+    learner = _Learner(_Stretch(lines, scale, num_ranks, SPAN * typical_s), model)
     learner.learn(6)
     return learner.model.evidence
 
