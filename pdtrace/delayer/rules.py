@@ -141,12 +141,12 @@ _POSTS_LOOKED_AT = {((0, 5, 8), 1), ((0, 5, 10), 1)}
 _NEWEST = max(_LOOKED_AT)
 
 _RELEASE = re.compile(
-    r"v?(?P<numbers>\d+(?:\.\d+){1,3})"
+    r"v?(?P<numbers>\d{1,9}(?:\.\d{1,9}){1,3})"
     r"(?:[._-]?(?P<pre>(?:a|b|c|rc|alpha|beta|preview|pre)[._-]?\d*))?"
-    r"(?:(?:[._-]?post|-)(?P<post>\d+))?"
+    r"(?:(?:[._-]?post|-)(?P<post>\d{1,9}))?"
     r"(?P<dev>[._-]?dev\d*)?"
     r"(?:\+[a-z0-9._-]*)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 
 
