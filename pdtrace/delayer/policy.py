@@ -50,7 +50,9 @@ def is_past_deadline(config: PolicyConfig, wait: WaitState | None, now: float) -
 def build_row(
     config: PolicyConfig, rules: ReleaseRules, state: RankState, given: RankInput, t: float
 ) -> Row:
-    """What a rank puts into the gather.
+    """What a rank puts into the gather: ``docs/method-delayer.md``, "What a rank sends".
+
+    Two columns in A, four from B (0.5.10), five from D (0.5.12), six in H (0.5.22).
 
     Args:
         config: Settings.
@@ -80,7 +82,7 @@ def build_row(
 
 
 def summarize(rules: ReleaseRules, rows: Sequence[Row]) -> GlobalView:
-    """What the rows say together.
+    """What the rows say together: "What the rows say", alike in all releases.
 
     Args:
         rules: The release's rules; they name the columns.
@@ -101,7 +103,7 @@ def summarize(rules: ReleaseRules, rows: Sequence[Row]) -> GlobalView:
 
 
 def is_slot_short(config: PolicyConfig, view: GlobalView, max_running_requests: int) -> bool:
-    """The slot condition: fewer free slots than the largest prefill batch would take.
+    """The slot condition of B (0.5.10) on: fewer free slots than the largest prefill would take.
 
     The two maxima may come from different ranks.
 
@@ -117,7 +119,9 @@ def is_slot_short(config: PolicyConfig, view: GlobalView, max_running_requests: 
 def is_queue_short(
     config: PolicyConfig, rules: ReleaseRules, wait: WaitState | None, view: GlobalView, now: float
 ) -> bool:
-    """The queue condition: too few requests waiting, and the deadline not reached.
+    """The queue condition of D (0.5.12) on: too few requests waiting, before the deadline.
+
+    From G (0.5.19) a setting caps the target; in H (0.5.22) any rank's deadline lifts it for all.
 
     Args:
         config: Settings; without queue_min_ratio the condition never holds (a ratio of 0 is set,
@@ -149,7 +153,7 @@ def choose_reason(
     max_running_requests: int,
     now: float,
 ) -> tuple[str, bool]:
-    """The decision itself: the reason, and whether skip-first stays armed.
+    """The decision itself: "The decision", line by line in the order of its table.
 
     Args:
         config: Settings.
@@ -198,7 +202,7 @@ def decide(
     max_running_requests: int,
     now: float,
 ) -> tuple[RankState, Verdict]:
-    """One rank's verdict, and what it means for its wait.
+    """One rank's verdict, and what it means for its wait: "The wait", alike in all releases.
 
     A refusal begins a wait or lengthens it; any verdict that allows ends it, whether or not
     anything is run. Nothing else touches it.
@@ -236,7 +240,7 @@ def decide(
 
 
 def observe_attempt(sizes: tuple[int, ...], size: int, window: int) -> tuple[int, ...]:
-    """Put an attempt into the high-watermark's window (F+).
+    """Put an attempt into the high-watermark's window, from F (0.5.18) on.
 
     Args:
         sizes: The attempts in the window, oldest first.
@@ -255,7 +259,7 @@ def observe_attempt(sizes: tuple[int, ...], size: int, window: int) -> tuple[int
 
 
 def measure_attempt(config: PolicyConfig, given: RankInput) -> int:
-    """Size of a rank's prefill attempt (F+): what ran, else the most that an ask could have run.
+    """Size of an attempt from F (0.5.18) on: what ran, else the most an ask could have run.
 
     Args:
         config: Settings.
@@ -285,7 +289,7 @@ def finalize(
     row: Row,
     now: float,
 ) -> tuple[RankState, RankOutput]:
-    """End a rank's pass: what its metrics observe, and its high-watermark.
+    """End a rank's pass: "What is reported", which changed in E (0.5.14) and F (0.5.18).
 
     Args:
         config: Settings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -333,15 +334,27 @@ def test_refusals_in_mixed_count_against_all_and_back() -> None:
         assert reasons == ["delay", "delay", last]
 
 
-def test_deadline_is_judged_at_the_exact_double() -> None:
-    """The engine multiplies the age by 1000 and compares; another order errs at the deadline."""
-    config = PolicyConfig(dp_size=1, queue_min_ratio=0.5, max_delay_ms=1.0, max_delay_passes=99)
+@pytest.mark.parametrize("version", ["0.5.13", "0.5.23"])
+def test_deadline_is_judged_at_the_exact_double(version: str) -> None:
+    """The engine compares the age times 1000; the age against ms / 1000 errs at the deadline."""
+    config = PolicyConfig(dp_size=1, queue_min_ratio=0.5, max_delay_ms=117, max_delay_passes=99)
     given_ = RankInput(0.9, (Ask(100, 80, 1024, 10),))
-    state = RankState(WaitState(1, 0.1), is_skip_first_armed=False)
-    for now in (0.101, 0.1009999, 0.10100000000000002):
-        for version in ("0.5.13", "0.5.23"):
-            _, (output,) = negotiate(config, rules_for(version), [state], [given_], [now])
-            assert output.verdict.output_allow == ((now - 0.1) * 1000.0 >= 1.0)
+    state = RankState(WaitState(1, 0.0), is_skip_first_armed=False)
+    just_before = math.nextafter(0.117, 0.0)
+    assert just_before * 1000.0 == 117.0
+    for now, allow in ((just_before, True), (math.nextafter(just_before, 0.0), False)):
+        _, (output,) = negotiate(config, rules_for(version), [state], [given_], [now])
+        assert output.verdict.output_allow == allow
+
+
+def test_no_timeout_is_sent_while_the_queue_trigger_is_off() -> None:
+    """In H a wait older than the default deadline says nothing, if no ratio is set."""
+    rules, state = rules_for("0.5.23"), RankState(WaitState(1, 0.0))
+    flag = rules.gathered_fields.index("queue_timeout_expired")
+    for ratio, sent in ((None, 0), (0.0, 1)):
+        config = PolicyConfig(dp_size=1, queue_min_ratio=ratio)
+        _, (output,) = negotiate(config, rules, [state], [RankInput(0.9)], [5.0])
+        assert output.gathered[flag] == sent
 
 
 def test_own_clock_decides_before_0_5_22_and_the_gathered_flag_from_then_on() -> None:
