@@ -1,8 +1,8 @@
 """A run: what is known of one engine's recording, as frozen facts and tables.
 
-A big recording does not fit in memory, so a run holds its tables as *parts*: stretches of time, each
-with its events and iterations, in memory or spilled to Parquet. No iteration crosses parts, so
-whatever is measured part by part merges by addition.
+A big recording does not fit in memory, so a run holds its tables as *parts*: stretches of time,
+each with its events and iterations, in memory or spilled. No iteration crosses parts, so whatever
+is measured part by part merges by addition.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pdtrace.schema import DECISIONS, EVENTS, ITERATIONS, RANK_PASSES, REQUESTS
+from pdtrace.schema import COUNTERS, DECISIONS, EVENTS, ITERATIONS, RANK_PASSES, REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -64,7 +64,7 @@ class EngineInfo:
         role: ``prefill``, ``decode`` or ``null`` (unified).
         lock_step: Whether all ranks run the same forwards; None if nothing says so.
         has_ms: Whether the lines print milliseconds.
-        prints_after_result: Prefill lines are printed after the result (0.5.10+), not before launch.
+        prints_after_result: Prefill lines come after the result (0.5.10 on), not before the launch.
         server_args: The settings as printed, values as text.
     """
 
@@ -120,6 +120,7 @@ class Recording:
         num_events: Rows over all chunks.
         requests: ``requests`` rows that the sources gave.
         decisions: ``decisions`` rows that the sources gave.
+        counters: ``counters`` rows that the sources gave.
         incidents: In order of reading.
         warnings: One line each, for the report; the worst first.
     """
@@ -132,11 +133,12 @@ class Recording:
     decisions: pl.DataFrame = field(default_factory=DECISIONS.empty)
     incidents: tuple[Incident, ...] = ()
     warnings: tuple[str, ...] = ()
+    counters: pl.DataFrame = field(default_factory=COUNTERS.empty)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a run: ``events`` with their ``iteration`` set, and the whole iterations of it."""
+    """A stretch of a run: ``events`` with their ``iteration`` set, and its whole iterations."""
 
     events: pl.DataFrame
     iterations: pl.DataFrame
@@ -152,7 +154,7 @@ def build_rank_passes(events: pl.DataFrame, iterations: pl.DataFrame) -> pl.Data
 
     A rank without a line in an iteration ran an idle batch, because every rank of an engine in
     lock-step runs every forward; that is inferred, not observed. Where the iteration counts unknown
-    ranks instead (lines lost, or lock-step not established) its silent ranks are unknown.
+    ranks, the ranks without a line anywhere in ``events`` are unknown first, then all silent ones.
 
     Args:
         events: Table ``events`` with ``iteration`` set; rows without one are left out.
@@ -167,14 +169,23 @@ def build_rank_passes(events: pl.DataFrame, iterations: pl.DataFrame) -> pl.Data
         "start",
         "duration",
         "confidence",
-        (pl.col("num_unknown_ranks") > 0).alias("_unknown"),
+        (pl.col("num_unknown_ranks") > 0).alias("_some_unknown"),
+        (pl.col("num_idle_ranks") == 0).alias("_no_idle"),
     ).explode("dp_rank")
     seen = events.filter(pl.col("iteration").is_not_null()).select(
-        "iteration", "dp_rank", "event_id", "source_id", "line", "num_new_seqs", "num_new_tokens",
+        "iteration",
+        "dp_rank",
+        "event_id",
+        "source_id",
+        "line",
+        "num_new_seqs",
+        "num_new_tokens",
         pl.col("kind").cast(pl.String),
     )
     out = grid.join(seen, on=["iteration", "dp_rank"], how="left", maintain_order="left")
-    silent = pl.when(pl.col("_unknown")).then(pl.lit("unknown")).otherwise(pl.lit("idle"))
+    heard = seen["dp_rank"].unique().implode()
+    unknown = pl.col("_some_unknown") & (pl.col("_no_idle") | ~pl.col("dp_rank").is_in(heard))
+    silent = pl.when(unknown).then(pl.lit("unknown")).otherwise(pl.lit("idle"))
     return RANK_PASSES.conform(
         out.with_columns(
             pl.coalesce("kind", silent).alias("role"),

@@ -69,7 +69,9 @@ class Table:
             ValueError: A column that may not be null is missing or holds nulls.
         """
         out = frame.select(
-            (pl.col(c.name) if c.name in frame.columns else pl.lit(None)).cast(c.dtype).alias(c.name)
+            (pl.col(c.name) if c.name in frame.columns else pl.lit(None))
+            .cast(c.dtype)
+            .alias(c.name)
             for c in self.columns
         )
         for c in self.columns:
@@ -85,39 +87,93 @@ EVENTS = Table(
         Column("event_id", pl.UInt32, "number of the row within the run, in order of reading"),
         Column("source", pl.Enum(SOURCES), "which kind of input it was read from"),
         Column("source_id", pl.UInt16, "index into the run's list of files"),
-        Column("line", pl.UInt32, "1-based line of the file; null where the format has no lines",
-               nullable=True),
-        Column("ts", TIME, "time stamp of the line (end of the forward from 0.5.10 on, before it "
-               "through 0.5.8)"),
+        Column(
+            "line",
+            pl.UInt32,
+            "1-based line of the file; null where the format has no lines",
+            nullable=True,
+        ),
+        Column(
+            "ts",
+            TIME,
+            "time stamp of the line (end of the forward from 0.5.10 on, before it through 0.5.8)",
+        ),
         Column("ts_resolution", SPAN, "the true time lies in [ts, ts + ts_resolution)"),
         Column("engine_run", pl.UInt16, "0-based count of engine starts seen before this line"),
         Column("dp_rank", pl.UInt16, "attention-DP rank (0 where the log prints none)"),
         Column("tp_rank", pl.UInt16, "tensor-parallel rank", nullable=True),
         Column("pp_rank", pl.UInt16, "pipeline stage", nullable=True),
         Column("kind", pl.Enum(EVENT_KINDS), "what the rank ran"),
-        Column("forward_iter", pl.Int64, "the iteration label as printed (off by +1/+2 in 0.5.10 "
-               "and 0.5.11; iterations.forward_iter is corrected)", nullable=True),
+        Column(
+            "forward_iter",
+            pl.Int64,
+            "the iteration label as printed (off by +1/+2 in 0.5.10 "
+            "and 0.5.11; iterations.forward_iter is corrected)",
+            nullable=True,
+        ),
         Column("num_new_seqs", pl.UInt32, "requests in the batch", "requests", nullable=True),
         Column("num_new_tokens", pl.UInt32, "prompt tokens computed", "tokens", nullable=True),
-        Column("num_cached_tokens", pl.Int64, "prefix tokens reused (releases with optimistic "
-               "bootstrap print negative numbers)", "tokens", nullable=True),
+        Column(
+            "num_cached_tokens",
+            pl.Int64,
+            "prefix tokens reused (releases with optimistic bootstrap print negative numbers)",
+            "tokens",
+            nullable=True,
+        ),
         Column("num_running_reqs", pl.UInt32, "running batch", "requests", nullable=True),
-        Column("num_queue_reqs", pl.UInt32, "waiting queue when printed", "requests", nullable=True),
-        Column("num_pending_tokens", pl.UInt32, "tokens still waiting when the batch was scheduled",
-               "tokens", nullable=True),
-        Column("num_bootstrap_reqs", pl.UInt32, "bootstrap queue (printed as #unbootstrapped-req, "
-               "#prealloc-req or #bootstrap-req)", "requests", nullable=True),
-        Column("num_inflight_reqs", pl.UInt32, "KV-transfer queue (#transferring-req or "
-               "#inflight-req)", "requests", nullable=True),
-        Column("token_usage", pl.Float64, "share of the KV pool in use, the largest of the pools "
-               "printed", "ratio", nullable=True),
-        Column("throughput_tok_s", pl.Float64, "throughput as printed; two decimals", "tok/s",
-               nullable=True),
-        Column("gap", SPAN, "time since this rank's previous line, from the printed throughput: "
-               "numerator tokens ÷ throughput", nullable=True),
+        Column(
+            "num_queue_reqs", pl.UInt32, "waiting queue when printed", "requests", nullable=True
+        ),
+        Column(
+            "num_pending_tokens",
+            pl.UInt32,
+            "tokens still waiting when the batch was scheduled",
+            "tokens",
+            nullable=True,
+        ),
+        Column(
+            "num_bootstrap_reqs",
+            pl.UInt32,
+            "bootstrap queue (printed as #unbootstrapped-req, #prealloc-req or #bootstrap-req)",
+            "requests",
+            nullable=True,
+        ),
+        Column(
+            "num_inflight_reqs",
+            pl.UInt32,
+            "KV-transfer queue (#transferring-req or #inflight-req)",
+            "requests",
+            nullable=True,
+        ),
+        Column(
+            "token_usage",
+            pl.Float64,
+            "share of the KV pool in use, the largest of the pools printed",
+            "ratio",
+            nullable=True,
+        ),
+        Column(
+            "throughput_tok_s",
+            pl.Float64,
+            "throughput as printed; two decimals",
+            "tok/s",
+            nullable=True,
+        ),
+        Column(
+            "gap",
+            SPAN,
+            "time since this rank's previous line, from the printed throughput: "
+            "numerator tokens ÷ throughput",
+            nullable=True,
+        ),
         Column("duration", SPAN, "duration of the batch where the source says it", nullable=True),
-        Column("iteration", pl.UInt32, "the iteration it belongs to; null where it could not be put "
-               "into one, or before rebuilding", nullable=True),
+        Column(
+            "iteration",
+            pl.UInt32,
+            "the iteration it belongs to; null where it could not be put "
+            "into one, or before rebuilding",
+            nullable=True,
+        ),
     ),
 )
 
@@ -137,8 +193,15 @@ DECISIONS = Table(
         Column("output_reason", pl.Enum(OUTPUT_REASONS), "why"),
         Column("actual_execution", pl.Boolean, "whether this rank then ran a batch", nullable=True),
         Column("num_prefillable", pl.UInt16, "DP ranks that could prefill", "ranks", nullable=True),
-        Column("wait_passes", pl.UInt32, "delay passes before it", "passes", nullable=True),
-        Column("wait", SPAN, "wall time waited before it", nullable=True),
+        Column(
+            "wait_passes",
+            pl.UInt64,
+            "delay passes before it; counters give the sum over all "
+            "allowed passes of the rank, in a row of its own with count 0",
+            "passes",
+            nullable=True,
+        ),
+        Column("wait", SPAN, "wall time waited before it; of counters as above", nullable=True),
     ),
 )
 
@@ -154,14 +217,49 @@ REQUESTS = Table(
         Column("dp_rank", pl.UInt16, "attention-DP rank that prefilled it", nullable=True),
         Column("num_prompt_tokens", pl.UInt32, "length of the prompt", "tokens", nullable=True),
         Column("num_cached_tokens", pl.Int64, "prefix tokens reused", "tokens", nullable=True),
-        Column("received", TIME, "bootstrap-queue entry (entry_time)", nullable=True),
+        Column("sent", TIME, "sent, by the client's clock", nullable=True),
+        Column("arrived", TIME, "received by the API server", nullable=True),
+        Column("tokenized", TIME, "tokenized by the API server", nullable=True),
+        Column("dispatched", TIME, "sent on to the scheduler", nullable=True),
+        Column(
+            "received",
+            TIME,
+            "bootstrap-queue entry (entry_time); of a client's log: sent",
+            nullable=True,
+        ),
         Column("bootstrapped", TIME, "bootstrap done", nullable=True),
         Column("queued", TIME, "waiting-queue entry", nullable=True),
         Column("selected", TIME, "selection into a batch", nullable=True),
         Column("forward_end", TIME, "result of its last chunk processed", nullable=True),
         Column("transferred", TIME, "KV transfer done", nullable=True),
         Column("finished", TIME, "answered", nullable=True),
+        Column("answered", TIME, "answer read, by the client's clock", nullable=True),
         Column("status", pl.Enum(REQUEST_STATUSES), "how it ended"),
+    ),
+)
+
+COUNTERS = Table(
+    "counters",
+    "how much one counter of the engine grew between two scrapes",
+    (
+        Column("source_id", pl.UInt16, "index into the run's list of files: the later scrape"),
+        Column("engine_run", pl.UInt16, "0-based count of engine starts before it"),
+        Column(
+            "counter",
+            pl.String,
+            "name without the prefix sglang:; of a histogram its _sum, _count and _bucket",
+        ),
+        Column("dp_rank", pl.UInt16, "attention-DP rank", nullable=True),
+        Column("labels", pl.String, "its other labels as name=value, sorted, comma between"),
+        Column(
+            "start",
+            TIME,
+            "earlier scrape, where the input says when; null also where the "
+            "growth is since the engine's start",
+            nullable=True,
+        ),
+        Column("end", TIME, "later scrape, where the input says when", nullable=True),
+        Column("growth", pl.Float64, "how much it grew"),
     ),
 )
 
@@ -171,19 +269,43 @@ ITERATIONS = Table(
     (
         Column("iteration", pl.UInt32, "number of the row within the run, in order of time"),
         Column("engine_run", pl.UInt16, "0-based count of engine starts before it"),
-        Column("forward_iter", pl.Int64, "the engine's own counter, corrected by release",
-               nullable=True),
-        Column("start", TIME, "start of the pass: its first selection where known, otherwise "
-               "end − duration", nullable=True),
+        Column(
+            "forward_iter",
+            pl.Int64,
+            "the engine's own counter, corrected by release",
+            nullable=True,
+        ),
+        Column(
+            "start",
+            TIME,
+            "start of the pass: its first selection where known, otherwise end − duration",
+            nullable=True,
+        ),
         Column("end", TIME, "when the first of its ranks reported the result"),
-        Column("duration", SPAN, "share of the engine's time line that this pass took; the durations "
-               "of consecutive passes do not overlap", nullable=True),
-        Column("duration_source", pl.Enum(DURATION_SOURCES), "selection: from a recorded selection "
-               "time; gap: back to back with the pass before; bounded: the gap also holds waiting, "
-               "so a pass of this size in this run was taken", nullable=True),
-        Column("grouping", pl.Enum(GROUPINGS), "how its ranks were put together: printed label, "
-               "spans, time stamps, or throughput gaps under whole seconds"),
-        Column("confidence", pl.Float32, "probability that exactly these ranks ran together", "ratio"),
+        Column(
+            "duration",
+            SPAN,
+            "share of the engine's time line that this pass took; the durations "
+            "of consecutive passes do not overlap",
+            nullable=True,
+        ),
+        Column(
+            "duration_source",
+            pl.Enum(DURATION_SOURCES),
+            "selection: from a recorded selection "
+            "time; gap: back to back with the pass before; bounded: the gap also holds waiting, "
+            "so a pass of this size in this run was taken",
+            nullable=True,
+        ),
+        Column(
+            "grouping",
+            pl.Enum(GROUPINGS),
+            "how its ranks were put together: printed label, "
+            "spans, time stamps, or throughput gaps under whole seconds",
+        ),
+        Column(
+            "confidence", pl.Float32, "probability that exactly these ranks ran together", "ratio"
+        ),
         Column("dp_size", pl.UInt16, "ranks of the engine", "ranks"),
         Column("fusion_width", pl.UInt16, "ranks that prefilled in it", "ranks"),
         Column("num_idle_ranks", pl.UInt16, "ranks that ran an idle batch", "ranks"),
@@ -228,7 +350,7 @@ METRICS = Table(
     ),
 )
 
-TABLES = (EVENTS, DECISIONS, REQUESTS, ITERATIONS, RANK_PASSES, METRICS)
+TABLES = (EVENTS, DECISIONS, REQUESTS, COUNTERS, ITERATIONS, RANK_PASSES, METRICS)
 
 
 def describe_tables() -> str:

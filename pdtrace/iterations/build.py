@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import polars as pl
 
 from pdtrace.iterations.durations import measure_durations
 from pdtrace.iterations.evidence import Evidence, Grouping, group_by_label, group_by_time
+from pdtrace.iterations.spans import choose_selections, choose_source, group_by_spans
 from pdtrace.run import Part, Recording, Run
 from pdtrace.schema import DURATION_SOURCES, EVENTS, ITERATIONS
 
@@ -43,9 +44,13 @@ def build_run(
     """
     size = dp_size or recording.engine.dp_size or 1
     parts = _Parts(spill=recording.num_events > KEPT_ROWS)
-    state = _State(recording, size)
+    state = _State(
+        replace(recording, requests=choose_selections(recording.requests)),
+        size,
+        source=choose_source(recording),
+    )
     done = 0
-    for stretch in _stretches(recording.events):
+    for stretch in _stretches(recording.events, state.source):
         events, iterations = state.rebuild(stretch)
         parts.add(events, iterations)
         done += len(stretch)
@@ -92,7 +97,7 @@ class _Parts:
                 )
 
 
-def _stretches(chunks: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+def _stretches(chunks: Iterable[pl.DataFrame], source: str) -> Iterator[pl.DataFrame]:
     """Regroup chunks into stretches that no iteration crosses.
 
     A stretch ends at the longest pause near its planned end, and never inside a label.
@@ -105,17 +110,20 @@ def _stretches(chunks: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         if rows < STRETCH_ROWS:
             continue
         frame = pl.concat(held)
-        cut = _cut_at(frame)
+        cut = _cut_at(frame, source)
         yield frame[:cut]
         held, rows = [frame[cut:]], len(frame) - cut
     if rows:
         yield pl.concat(held)
 
 
-def _cut_at(frame: pl.DataFrame) -> int:
-    n = len(frame)
-    low = int(0.9 * n)
-    tail = frame[low:]
+def _cut_at(frame: pl.DataFrame, source: str) -> int:
+    grouped = np.flatnonzero((frame["source"] == source).to_numpy())
+    if len(grouped) < 3:
+        return len(frame)
+    n = len(grouped)
+    low = min(int(0.9 * n), n - 2)
+    tail = frame[grouped[low:]]
     pause = np.diff(tail["ts"].dt.timestamp("ns").to_numpy())
     label = tail["forward_iter"].to_numpy().astype(float)
     run = tail["engine_run"].to_numpy().astype(float)
@@ -125,7 +133,7 @@ def _cut_at(frame: pl.DataFrame) -> int:
     clean = np.maximum.accumulate(key)[:-1] < np.minimum.accumulate(key[::-1])[::-1][1:]
     plain = np.isnan(label[:-1]) & np.isnan(label[1:])
     score = np.where(clean | plain, pause, -1)
-    return low + 1 + int(np.argmax(score))
+    return int(grouped[low + 1 + int(np.argmax(score))])
 
 
 @dataclass
@@ -134,8 +142,11 @@ class _State:
 
     recording: Recording
     dp_size: int
+    source: str
     next_iteration: int = 0
     previous_end: dict[int, float] = field(default_factory=dict)
+    heard: set[int] = field(default_factory=set)
+    labels: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
@@ -144,16 +155,19 @@ class _State:
         top = events["dp_rank"].max()
         if isinstance(top, int):
             self.dp_size = max(self.dp_size, top + 1)
+        self.heard.update(events["dp_rank"].unique().to_list())
         number = np.full(len(events), -1, np.int64)
         frames = []
         runs = events["engine_run"].to_numpy()
-        prefill = (events["kind"] == "prefill").to_numpy()
+        # Several sources may have seen the same batches; only one's may become iterations.
+        grouped = (events["kind"] == "prefill") & (events["source"] == self.source)
+        prefill = grouped.to_numpy()
         for run in np.unique(runs).tolist():
             at = np.flatnonzero((runs == run) & prefill)
             if not len(at):
                 continue
             evidence = Evidence.of(events[at], self.recording, self.dp_size, run)
-            for grouping in self._group(evidence):
+            for grouping in self._group(evidence, events[at]["duration"]):
                 frame, mine = self._lay_out(evidence, grouping, run)
                 frames.append(frame)
                 ok = mine >= 0
@@ -165,10 +179,14 @@ class _State:
         table = pl.concat([ITERATIONS.empty(), *frames]).sort("iteration")
         return events.select(list(EVENTS.schema)), table
 
-    def _group(self, evidence: Evidence) -> Iterator[Grouping]:
+    def _group(self, evidence: Evidence, duration: pl.Series) -> Iterator[Grouping]:
         labelled = ~np.isnan(evidence.label)
         if evidence.lock_step is False and self.dp_size > 1:
             self._note(evidence.why_not, len(evidence))
+            return
+        if self.source == "otel_spans":
+            seconds = duration.cast(pl.Int64).cast(pl.Float64).fill_null(np.nan).to_numpy() / 1e9
+            yield group_by_spans(evidence, seconds, self._note)
             return
         if labelled.any():
             yield group_by_label(evidence, np.flatnonzero(labelled), self._note)
@@ -215,8 +233,12 @@ class _State:
         forward = np.full(num, np.nan)
         if grouping.forward is not None:
             forward[block] = grouping.forward
+            if evidence.silent_is_idle:  # elsewhere decode passes take numbers too
+                self._count_labels(run, forward)
         silent = self.dp_size - width
-        unknown = silent if not evidence.silent_is_idle else np.zeros_like(silent)
+        # A rank of which nothing was read may be in a file that is missing.
+        unheard = self.dp_size - len(self.heard)
+        unknown = np.minimum(silent, unheard) if evidence.silent_is_idle else silent
         first = self.next_iteration
         self.next_iteration += num
         self.counts[grouping.name] = self.counts.get(grouping.name, 0) + num
@@ -247,11 +269,38 @@ class _State:
         )
         return ITERATIONS.conform(frame), first + block
 
+    def __post_init__(self) -> None:
+        said = self.recording
+        for column in (said.requests["dp_rank"], said.decisions["dp_rank"]):
+            self.heard.update(column.drop_nulls().unique().to_list())
+        self.heard.update(x.dp_rank for x in said.incidents if x.dp_rank is not None)
+
+    def _count_labels(self, run: int, forward: F64) -> None:
+        """Keep first, last and number of labels of an engine run, to see the holes at the end."""
+        mine = np.unique(forward[~np.isnan(forward)])
+        if not len(mine):
+            return
+        low, high, num = self.labels.get(run, (int(mine[0]), int(mine[-1]), 0))
+        self.labels[run] = (min(low, int(mine[0])), max(high, int(mine[-1])), num + len(mine))
+
     def _note(self, text: str, num_lines: int) -> None:
         self.notes[text] = self.notes.get(text, 0) + num_lines
 
     def warnings(self) -> tuple[str, ...]:
         """One line for each kind of trouble, with the lines it touched."""
+        silent = sorted(set(range(self.dp_size)) - self.heard)
+        if silent and self.counts:
+            which = ", ".join(map(str, silent))
+            self._note(
+                f"nothing was read of DP rank {which}: a missing file, or a rank without a single "
+                "request; its passes are counted as unknown, not idle", 0,
+            )  # fmt: skip
+        holes = sum(high - low + 1 - num for low, high, num in self.labels.values())
+        if holes > 0:
+            self._note(
+                f"{holes} iteration labels between the first and the last have no line: lines or "
+                "files are missing", 0,
+            )  # fmt: skip
         return tuple(f"{text} ({n} lines)" if n else text for text, n in self.notes.items())
 
     def main_grouping(self) -> str:
