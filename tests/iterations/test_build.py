@@ -124,7 +124,7 @@ def test_skewed_clocks_of_one_file_a_rank_are_aligned(tmp_path, labels):
     lines = [x for x in lines if "ReqTimeStats" not in x]
     files = []
     for rank in (0, 1):
-        mine = [x for x in lines if f" DP{rank} " in x[:60] or "server_args" in x and rank == 0]
+        mine = [x for x in lines if f" DP{rank} " in x[:60] or ("server_args" in x and rank == 0)]
         if rank == 1:
             mine = [
                 STAMP.sub(
