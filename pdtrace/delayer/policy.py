@@ -6,7 +6,7 @@ reads a clock or keeps a state: both go in and come out.
 
 The order of a pass is the order of this file: what a rank sends (:func:`build_row`), what the read
 rows say (:func:`summarize`), what a rank decides (:func:`choose_reason`, :func:`decide`), what it
-reports (:func:`finalize`); :func:`negotiate` strings them together. ``docs/method-delayer.md``
+reports (:func:`finalize`); :func:`negotiate` strings them together. ``docs/method.md``
 describes the rules in the same order; :mod:`pdtrace.delayer.rules` says which release has which.
 """
 
@@ -50,7 +50,7 @@ def is_past_deadline(config: PolicyConfig, wait: WaitState | None, now: float) -
 def build_row(
     config: PolicyConfig, rules: ReleaseRules, state: RankState, given: RankInput, t: float
 ) -> Row:
-    """What a rank puts into the gather: ``docs/method-delayer.md``, "What a rank sends".
+    """What a rank puts into the gather: ``docs/method.md``, "What a rank sends".
 
     Two columns in A, four from B (0.5.10), five from D (0.5.12), six in H (0.5.22).
 

@@ -1,7 +1,7 @@
 """Which release of the engine negotiates how: the switches that tell the release groups apart.
 
 The policy itself stands in :mod:`pdtrace.delayer.policy` once; a release is a set of switches in
-it. ``docs/method-delayer.md`` has the same table in words.
+it. ``docs/method.md`` has the same table in words.
 """
 
 from __future__ import annotations
