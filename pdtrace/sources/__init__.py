@@ -1,8 +1,9 @@
-"""Reads what engines and their companions record: logs today, one module a format."""
+"""Reads what engines and their companions record, one module a format."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,10 @@ from pdtrace.sources.inputs import Input
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pdtrace.run import Recording
+    from pdtrace.run import EngineInfo, Recording
+
+# The last says whether the user named the file itself, or a directory that it lies in.
+_Wanted = tuple[Input, SourceFormat, bool]
 
 __all__ = ["FORMATS", "ReadOptions", "SourceFormat", "read"]
 
@@ -31,7 +35,7 @@ def read(
     Args:
         paths: Files (plain, .gz, .zst, ``-`` for standard input), or run directories, in which
             every recognised file is found by its content.
-        sources: Formats to use; None for all.
+        sources: Formats to use; None for all. A run directory gives one recording of all its files.
         dp_size: DP ranks, where the user knows better than the log.
         tz: Zone that printed local times are in (IANA name).
         progress: Called with bytes done and bytes in all (0 if unknown).
@@ -44,31 +48,85 @@ def read(
         raise UsageError("no input; give a log file, a run directory, or - for standard input")
     for name in sources or ():
         FORMATS[name]
-    inputs: list[tuple[Input, SourceFormat]] = []
+    inputs: list[_Wanted] = []
     server_info: dict[str, Any] = {}
     try:
         for path in paths:
             if path != "-" and Path(path).is_dir():
                 found, info = _open_directory(path)
-                inputs += found
+                inputs += [(source, kind, False) for source, kind in found]
                 server_info |= info
             else:
-                inputs.append(_open_file(path))
-        wanted = [(i, f) for i, f in inputs if f.read and (sources is None or f.name in sources)]
+                inputs.append((*_open_file(path), True))
+        wanted = [w for w in inputs if w[1].read and (sources is None or w[1].name in sources)]
         if not wanted:
-            raise _nothing_to_read(paths, inputs, sources)
+            raise _nothing_to_read(paths, [i[:2] for i in inputs], sources)
         options = ReadOptions(dp_size=dp_size, tz=tz, progress=progress, server_info=server_info)
         return _read_wanted(wanted, options)
     finally:
-        for source, _ in inputs:
+        for source, _, _ in inputs:
             source.close()
 
 
-def _read_wanted(wanted: Sequence[tuple[Input, SourceFormat]], options: ReadOptions) -> Recording:
-    names = sorted({f.name for _, f in wanted}, key=lambda n: n != "scheduler_log")
-    first = FORMATS[names[0]]
-    assert first.read is not None
-    return first.read([i for i, f in wanted if f.name == first.name], options)
+def _read_wanted(wanted: Sequence[_Wanted], options: ReadOptions) -> Recording:
+    """Read format by format, in order of what is best to build iterations from."""
+    from pdtrace.sources.joining import join_recordings  # noqa: PLC0415  (imports polars)
+
+    total = sum(source.num_bytes for source, _, _ in wanted)
+    done_before = 0
+    recordings: list[Recording] = []
+    warnings: list[str] = []
+    for name in sorted({f.name for _, f, _ in wanted}, key=_rank_of):
+        mine = [(source, is_named) for source, f, is_named in wanted if f.name == name]
+        reader = FORMATS[name].read
+        assert reader is not None
+
+        def advance(done: int, _: int, before: int = done_before) -> None:
+            if options.progress is not None:
+                options.progress(before + done, total)
+
+        here = replace(
+            options,
+            progress=advance,
+            first_source_id=sum(len(r.files) for r in recordings),
+        )
+        try:
+            recordings.append(reader([source for source, _ in mine], here))
+        except InputError as e:
+            # What was merely found beside the rest must not keep the rest from being read.
+            if name == "scheduler_log" or any(is_named for _, is_named in mine):
+                raise
+            if len({f.name for _, f, _ in wanted}) == 1:
+                raise
+            warnings.append(f"left out: {e}")
+        done_before += sum(source.num_bytes for source, _ in mine)
+    if not recordings:
+        raise InputError(warnings[0].removeprefix("left out: "))
+    joined = join_recordings(recordings, engine=_engine_of(options, recordings))
+    return replace(joined, warnings=(*joined.warnings, *warnings)) if warnings else joined
+
+
+def _rank_of(name: str) -> int:
+    from pdtrace.schema import SOURCES  # noqa: PLC0415  (imports polars)
+
+    return SOURCES.index(name) if name in SOURCES else len(SOURCES)
+
+
+def _engine_of(options: ReadOptions, recordings: Sequence[Recording]) -> EngineInfo:
+    """What the engine's own answer to /server_info says, where no log does."""
+    from pdtrace.run import EngineInfo  # noqa: PLC0415  (imports polars)
+    from pdtrace.sources.scheduler_log.engine import EngineFacts  # noqa: PLC0415  (likewise)
+    from pdtrace.sources.scheduler_log.server_args import (  # noqa: PLC0415  (likewise)
+        settings_from_server_info,
+    )
+
+    has_log = any(f.source == "scheduler_log" for r in recordings for f in r.files)
+    if has_log or not options.server_info:
+        return EngineInfo()
+    facts = EngineFacts(settings=settings_from_server_info(options.server_info))
+    version = options.server_info.get("version")
+    release = ".".join(str(version).split(".")[:3]) if version else None
+    return facts.build_info(dp_size=options.dp_size, release=release)
 
 
 def _open_file(path: str) -> tuple[Input, SourceFormat]:
@@ -110,7 +168,7 @@ def _open_directory(path: str) -> tuple[list[tuple[Input, SourceFormat]], dict[s
         if damaged is not None:
             raise damaged
         raise InputError(
-            "holds no scheduler log; expected a file with lines such as"
+            "holds no scheduler log or other recording; expected lines such as"
             " '[2026-05-28 03:21:01 DP0 TP0] Prefill batch, #new-seq: 1, ...'",
             path=path,
         )

@@ -26,12 +26,14 @@ class ReadOptions:
         tz: Zone that printed local times are in.
         progress: Called with bytes done and bytes in all.
         server_info: The engine's own answer to ``/server_info``, where the run directory has it.
+        first_source_id: Index of the reader's first file among all files of the recording.
     """
 
     dp_size: int | None = None
     tz: str = "UTC"
     progress: Callable[[int, int], None] | None = None
     server_info: dict[str, Any] = field(default_factory=dict)
+    first_source_id: int = 0
 
 
 @dataclass(frozen=True)
