@@ -167,7 +167,7 @@ class _State:
             if not len(at):
                 continue
             evidence = Evidence.of(events[at], self.recording, self.dp_size, run)
-            for grouping in self._group(evidence, events[at]["duration"]):
+            for grouping in self._group(evidence, events[at]):
                 frame, mine = self._lay_out(evidence, grouping, run)
                 frames.append(frame)
                 ok = mine >= 0
@@ -179,14 +179,13 @@ class _State:
         table = pl.concat([ITERATIONS.empty(), *frames]).sort("iteration")
         return events.select(list(EVENTS.schema)), table
 
-    def _group(self, evidence: Evidence, duration: pl.Series) -> Iterator[Grouping]:
+    def _group(self, evidence: Evidence, rows: pl.DataFrame) -> Iterator[Grouping]:
         labelled = ~np.isnan(evidence.label)
         if evidence.lock_step is False and self.dp_size > 1:
             self._note(evidence.why_not, len(evidence))
             return
         if self.source == "otel_spans":
-            seconds = duration.cast(pl.Int64).cast(pl.Float64).fill_null(np.nan).to_numpy() / 1e9
-            yield group_by_spans(evidence, seconds, self._note)
+            yield group_by_spans(evidence, rows, self._note)
             return
         if labelled.any():
             yield group_by_label(evidence, np.flatnonzero(labelled), self._note)

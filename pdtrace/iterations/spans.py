@@ -72,12 +72,12 @@ def choose_selections(requests: pl.DataFrame) -> pl.DataFrame:
     return requests.filter(pl.col("source") == counts["source"][0])
 
 
-def group_by_spans(evidence: Evidence, duration: F64, note: Note) -> Grouping:
+def group_by_spans(evidence: Evidence, batches: pl.DataFrame, note: Note) -> Grouping:
     """Put batches of spans into iterations.
 
     Args:
         evidence: Batches; ``t`` is when each was scheduled.
-        duration: Seconds until its result was processed; nan where not recorded.
+        batches: Their rows of ``events``.
         note: Told of trouble: text and number of batches.
 
     Returns:
@@ -86,6 +86,8 @@ def group_by_spans(evidence: Evidence, duration: F64, note: Note) -> Grouping:
     """
     n = len(evidence)
     order = np.argsort(evidence.t, kind="stable")
+    nanoseconds = batches["duration"].cast(pl.Int64).cast(pl.Float64)
+    duration = nanoseconds.fill_null(np.nan).to_numpy() / 1e9
     end = evidence.t + duration
     first, sure = cut_blocks(evidence.t[order], end[order], evidence.rank[order])
     block = np.empty(n, np.int64)
@@ -97,6 +99,13 @@ def group_by_spans(evidence: Evidence, duration: F64, note: Note) -> Grouping:
         confidence[here] = min(confidence[here], sure[at])
         if first[at]:
             confidence[here - 1] = min(confidence[here - 1], sure[at])
+    unknown = batches["num_new_tokens"].null_count()
+    if unknown:
+        note(
+            "spans do not say how a prompt was cut into chunks; with server_info.json beside them "
+            "the chunk size tells, without it the tokens of such batches count as 0",
+            unknown,
+        )
     missing = int(np.isnan(duration).sum())
     if missing:
         note("batches have no end recorded; their time of scheduling is used instead", missing)

@@ -76,10 +76,10 @@ def _read_wanted(wanted: Sequence[_Wanted], options: ReadOptions) -> Recording:
     done_before = 0
     recordings: list[Recording] = []
     warnings: list[str] = []
-    for name in sorted({f.name for _, f, _ in wanted}, key=_rank_of):
-        mine = [(source, is_named) for source, f, is_named in wanted if f.name == name]
-        reader = FORMATS[name].read
-        assert reader is not None
+    formats = sorted({f for _, f, _ in wanted}, key=lambda f: (_rank_of(f.name), f.order))
+    for kind in formats:
+        mine = [(source, is_named) for source, f, is_named in wanted if f is kind]
+        assert kind.read is not None
 
         def advance(done: int, _: int, before: int = done_before) -> None:
             if options.progress is not None:
@@ -91,12 +91,11 @@ def _read_wanted(wanted: Sequence[_Wanted], options: ReadOptions) -> Recording:
             first_source_id=sum(len(r.files) for r in recordings),
         )
         try:
-            recordings.append(reader([source for source, _ in mine], here))
+            recordings.append(kind.read([source for source, _ in mine], here))
         except InputError as e:
             # What was merely found beside the rest must not keep the rest from being read.
-            if name == "scheduler_log" or any(is_named for _, is_named in mine):
-                raise
-            if len({f.name for _, f, _ in wanted}) == 1:
+            is_named = any(is_named for _, is_named in mine)
+            if kind.name == "scheduler_log" or is_named or len(formats) == 1:
                 raise
             warnings.append(f"left out: {e}")
         done_before += sum(source.num_bytes for source, _ in mine)

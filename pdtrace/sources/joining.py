@@ -125,10 +125,7 @@ def join_requests(requests: pl.DataFrame) -> pl.DataFrame:
         pl.col("source").cast(pl.String).replace_strict(order, default=9).alias("_near"),
         pl.col("status").cast(pl.String).replace_strict(best, default=9).alias("_best"),
         pl.int_range(pl.len()).over("rid", "source").alias("_turn"),
-        pl.when(is_client & pl.col("bootstrapped").is_null() & pl.col("queued").is_null())
-        .then(None)
-        .otherwise(pl.col("received"))
-        .alias("_received"),
+        pl.when(is_client).then(None).otherwise(pl.col("received")).alias("_received"),
     ).sort("_near", maintain_order=True)
     stages = [c.name for c in REQUESTS if c.name not in ("rid", "source", "status", "received")]
     joined = ranked.group_by("rid", "_turn", maintain_order=True).agg(

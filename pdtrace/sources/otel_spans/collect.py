@@ -11,9 +11,11 @@ from array import array
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from pdtrace.schema import TIME
+from pdtrace.sources.otel_spans.chunks import CutPrompt, solve_chunks
 from pdtrace.sources.otel_spans.spans import ROOT, Span, Thread
 from pdtrace.sources.otel_spans.traces import Batch, Request, read_requests
 
@@ -85,6 +87,7 @@ class Collector:
         self._frames: list[pl.DataFrame] = []
         self._pending: dict[tuple[int, str], list[int]] = {}
         self._batches = array("q")
+        self._cuts: list[CutPrompt] = []
 
     def add(self, spans: Iterable[Span], source_id: int) -> None:
         """Take in the spans of a message."""
@@ -146,16 +149,21 @@ class Collector:
             self._pack()
         for batch in request.batches:
             self._take_batch(scheduler, batch, source_id)
+        if len(request.batches) > 1:
+            keys = tuple((scheduler, hash(b.bid)) for b in request.batches)
+            self._cuts.append(CutPrompt(request.batches[0].ts, keys, request.uncached_tokens))
 
     def _take_batch(self, process: int, batch: Batch, source_id: int) -> None:
         key = (process, batch.bid)
         row = self._pending.get(key)
         if row is None:
-            row = self._pending[key] = [batch.ts, batch.size, 0, 0, 0, source_id]
+            row = self._pending[key] = [batch.ts, batch.size, 0, 0, 0, 0, source_id]
         row[2] += 1
         row[3] = max(row[3], batch.end)
-        # one request of unknown share makes the batch's tokens unknown
-        row[4] = -1 if batch.tokens < 0 or row[4] < 0 else row[4] + batch.tokens
+        if batch.tokens < 0:
+            row[5] += 1
+        else:
+            row[4] += batch.tokens
         if row[2] == row[1]:
             self._write_batch(key)
 
@@ -200,8 +208,12 @@ class Collector:
         )  # fmt: skip
         self._requests.clear()
 
-    def finish(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+    def finish(self, chunk_size: int | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Close what is open.
+
+        Args:
+            chunk_size: Tokens of a full batch on one rank, where known: it gives the tokens of
+                batches with cut prompts.
 
         Returns:
             Requests (columns as ``Request``, times or null; ``scheduler`` and ``helper`` are
@@ -214,7 +226,7 @@ class Collector:
         for key in list(self._pending):
             self._write_batch(key)
         self._pack()
-        return self._join_requests(), self._join_batches()
+        return self._join_requests(), self._join_batches(chunk_size)
 
     def _join_requests(self) -> pl.DataFrame:
         if not self._frames:
@@ -236,19 +248,36 @@ class Collector:
             self.links.update(pairs.iter_rows())
         return frame
 
-    def _join_batches(self) -> pl.DataFrame:
-        names = ("process", "bid", "ts", "size", "seen", "end", "tokens", "source_id")
-        import numpy as np  # noqa: PLC0415  (only for this reshape)
-
+    def _join_batches(self, chunk_size: int | None) -> pl.DataFrame:
+        names = ("process", "bid", "ts", "size", "seen", "end", "tokens", "num_cut", "source_id")
         table = np.frombuffer(self._batches, np.int64).reshape(-1, len(names))
-        frame = pl.DataFrame({n: table[:, k] for k, n in enumerate(names)})
-        # The same spans in two files, or a batch closed in two steps, give the key twice.
-        return (
-            frame.sort("seen", descending=True, maintain_order=True)
+        frame = (
+            pl.DataFrame({n: table[:, k] for k, n in enumerate(names)})
+            # The same spans in two files, or a batch closed in two steps, give the key twice.
+            .sort("seen", descending=True, maintain_order=True)
             .unique(["process", "bid"], keep="first", maintain_order=True)
             .with_columns(
-                pl.when(pl.col("tokens") >= 0).then("tokens"),
+                pl.when((pl.col("num_cut") == 0) & (pl.col("seen") >= pl.col("size"))).then(
+                    "tokens"
+                ),
+                pl.col("tokens").alias("whole"),
                 pl.when(pl.col("end") > 0).then("end"),
             )
             .sort("ts")
         )
+        if chunk_size is None or not self._cuts:
+            return frame
+        rows = frame.select("process", "bid", "whole").iter_rows()
+        solved = solve_chunks(
+            self._cuts, {(process, bid): whole for process, bid, whole in rows}, chunk_size
+        )
+        more = pl.DataFrame(
+            {
+                "process": [key[0] for key in solved],
+                "bid": [key[1] for key in solved],
+                "solved": list(solved.values()),
+            },
+            schema={"process": pl.Int64, "bid": pl.Int64, "solved": pl.Int64},
+        )
+        joined = frame.join(more, on=["process", "bid"], how="left", maintain_order="left")
+        return joined.with_columns(pl.coalesce("tokens", "solved").alias("tokens"))

@@ -205,7 +205,10 @@ def _build(
     states: Sequence[_FileState],
     options: ReadOptions,
 ) -> Recording:
-    requests, batches = collector.finish()
+    chunk_size = options.server_info.get("chunked_prefill_size")
+    requests, batches = collector.finish(
+        chunk_size if isinstance(chunk_size, int) and 0 < chunk_size < 2**31 else None
+    )
     threads = collector.processes.threads
     engines = find_engines(threads, collector.links, batches)
     chosen, others = choose_engine(engines)
@@ -229,11 +232,6 @@ def _build(
         )
     kept = batches.filter(pl.col("process").is_in(list(run_of)))
     events = _events(kept, inputs, options, run_of, rank_of)
-    if kept["tokens"].null_count():
-        warnings.append(
-            f"the tokens of {kept['tokens'].null_count()} of {kept.height} batches are unknown:"
-            " spans do not say how a prompt was cut into chunks"
-        )
     files = tuple(
         SourceFile(
             path=source.path,
@@ -278,9 +276,7 @@ def _events(
         pl.col("process").replace_strict(rank_of, return_dtype=pl.UInt16).alias("dp_rank"),
         pl.lit("prefill", EVENTS.schema["kind"]).alias("kind"),
         pl.max_horizontal("size", "seen").cast(pl.UInt32).alias("num_new_seqs"),
-        # a batch of which requests are missing has more tokens than those that were seen
-        pl.when(pl.col("seen") >= pl.col("size")).then("tokens").cast(pl.UInt32)
-        .alias("num_new_tokens"),
+        pl.col("tokens").cast(pl.UInt32).alias("num_new_tokens"),
         (pl.col("end") - pl.col("ts")).cast(pl.Duration("ns")).alias("duration"),
     )  # fmt: skip
     stores = []

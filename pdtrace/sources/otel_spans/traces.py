@@ -56,6 +56,7 @@ class Request(NamedTuple):
     num_tp_ranks: int
     prompt_tokens: int
     cached_tokens: int
+    uncached_tokens: int
     arrived: int
     tokenized: int
     dispatched: int
@@ -163,6 +164,7 @@ def _read_request(
         num_tp_ranks=len(tp_ranks),
         prompt_tokens=prompt,
         cached_tokens=cached,
+        uncached_tokens=uncached,
         arrived=t["arrived"],
         tokenized=t["tokenized"],
         dispatched=t["dispatched"],
