@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # statistics to a millisecond of the same clock, the client sees only the ends.
 _EVIDENCE = ("otel_spans", "scheduler_log", "client_log", "prometheus", "fpm")
 _FAR_S = 600.0
+_MIN_COVERED = 0.8
 
 
 def join_recordings(recordings: Sequence[Recording], *, engine: EngineInfo) -> Recording:
@@ -33,18 +34,24 @@ def join_recordings(recordings: Sequence[Recording], *, engine: EngineInfo) -> R
     """
     if len(recordings) == 1 and engine == EngineInfo():
         return recordings[0]
-    stores = [s for r in recordings for s in _stores(r)]
-    events = EventChunks(stores)
+    events = EventChunks([s for r in recordings for s in _stores(r)])
+    counters = pl.concat([COUNTERS.empty(), *(r.counters for r in recordings)])
+    decisions = pl.concat([DECISIONS.empty(), *(r.decisions for r in recordings)])
+    notes = _compare_clocks(recordings)
+    note = _find_early_scrape(recordings, counters)
+    if note:
+        notes.append(note)
+        decisions = decisions.filter(pl.col("source") != "prometheus")
     return Recording(
         engine=_join_engines([r.engine for r in recordings], engine),
         files=tuple(f for r in recordings for f in r.files),
         events=events,
         num_events=events.num_rows,
         requests=pl.concat([REQUESTS.empty(), *(r.requests for r in recordings)]),
-        decisions=pl.concat([DECISIONS.empty(), *(r.decisions for r in recordings)]),
-        counters=pl.concat([COUNTERS.empty(), *(r.counters for r in recordings)]),
+        decisions=decisions,
+        counters=counters,
         incidents=tuple(i for r in recordings for i in r.incidents),
-        warnings=(*(w for r in recordings for w in r.warnings), *_compare_clocks(recordings)),
+        warnings=(*(w for r in recordings for w in r.warnings), *notes),
     )
 
 
@@ -99,6 +106,27 @@ def _compare_clocks(recordings: Sequence[Recording]) -> list[str]:
                 " run, or local times in the log (then say --tz)"
             )
     return out
+
+
+def _find_early_scrape(recordings: Sequence[Recording], counters: pl.DataFrame) -> str | None:
+    """Why the counters are not those of this recording: scraped only before the load, say."""
+    counted = counters.filter(
+        (pl.col("counter") == "realtime_tokens_total")
+        & pl.col("labels").str.contains("mode=prefill_compute", literal=True)
+    )["growth"].sum()
+    if not counters.height or not counted:
+        return None
+    seen = 0
+    for r in recordings:
+        seen = sum(int(chunk["num_new_tokens"].sum()) for s in _stores(r) for chunk in s)
+        if seen:
+            break
+    if counted >= _MIN_COVERED * seen:
+        return None
+    return (
+        f"the metrics count {counted:,.0f} prompt tokens where {recordings[0].files[0].source} has"
+        f" {seen:,}: scraped before the end, or of another run; their delayer outcomes are left out"
+    )
 
 
 def join_requests(requests: pl.DataFrame) -> pl.DataFrame:

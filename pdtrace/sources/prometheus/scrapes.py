@@ -212,10 +212,7 @@ def put_in_order(files: Sequence[tuple[str, list[Scrape]]]) -> list[Scrape]:
     def falls(order: Iterable[list[Scrape]]) -> int:
         flat = [s for file in order for s in file]
         return sum(
-            b.values[k] < v
-            for a, b in pairwise(flat)
-            for k, v in a.values.items()
-            if k in b.values
+            b.values[k] < v for a, b in pairwise(flat) for k, v in a.values.items() if k in b.values
         )
 
     backward = forward[::-1]
