@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("errors",),),
     (("schema",), ("registry",)),
     (("run", "saved_run"),),
-    (("sources",), ("iterations",), ("metrics",), ("delayer",), ("simulate",)),
+    (("sources",), ("iterations",), ("metrics",), ("delayer",), ("simulate",), ("collect",)),
     (("loading",), ("compare",)),
     (("figures",),),
     (("pages", "exports", "check"),),
@@ -29,7 +29,7 @@ PLACES = {
 # Top-level names of third parties, and the paths below pdtrace/ that may import them.
 ONLY_IN = {
     "plotly": ("figures/", "pages.py"),
-    "opentelemetry": ("sources/otel", "exports/otlp"),
+    "opentelemetry": ("sources/otel", "exports/otlp", "collect/"),
     "pandas": ("exports/", "commands/"),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
