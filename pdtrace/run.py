@@ -194,6 +194,67 @@ def build_rank_passes(events: pl.DataFrame, iterations: pl.DataFrame) -> pl.Data
     )
 
 
+def count_rank_passes(events: pl.DataFrame, iterations: pl.DataFrame) -> pl.DataFrame:
+    """Passes, time and tokens by rank and role: ``build_rank_passes`` added up, without its grid.
+
+    Args:
+        events: Table ``events`` with ``iteration`` set.
+        iterations: Table ``iterations``.
+
+    Returns:
+        ``dp_rank``, ``role`` (text), ``passes``, ``ns`` and ``tokens``, in no particular order.
+    """
+    some_unknown = pl.col("num_unknown_ranks") > 0
+    kinds = iterations.select(
+        "iteration",
+        "dp_size",
+        pl.col("duration").cast(pl.Int64).alias("ns"),
+        some_unknown.alias("some_unknown"),
+        (some_unknown & (pl.col("num_idle_ranks") == 0)).alias("all_unknown"),
+    )
+    every = kinds.group_by("dp_size", "some_unknown", "all_unknown").agg(
+        pl.len().alias("passes"), pl.col("ns").sum()
+    )
+    seen = (
+        events.lazy()
+        .filter(pl.col("iteration").is_not_null())
+        .select("iteration", "dp_rank", "kind", pl.col("num_new_tokens").cast(pl.Int64))
+        .join(kinds.lazy(), on="iteration")
+        .group_by("dp_rank", "kind", "dp_size", "some_unknown", "all_unknown")
+        .agg(pl.len().alias("passes"), pl.col("ns").sum(), pl.col("num_new_tokens").sum())
+        .filter(pl.col("dp_rank") < pl.col("dp_size"))
+        .collect()
+    )
+    # what is left of the grid after the passes that were seen is silent
+    ranks = every.select(
+        pl.all(), pl.int_ranges(0, pl.col("dp_size"), dtype=pl.UInt16).alias("dp_rank")
+    ).explode("dp_rank")
+    of_kind = ["dp_rank", "dp_size", "some_unknown", "all_unknown"]
+    heard = seen["dp_rank"].unique().implode()
+    unknown = pl.col("some_unknown") & (pl.col("all_unknown") | ~pl.col("dp_rank").is_in(heard))
+    silent = ranks.join(
+        seen.group_by(of_kind).agg(pl.col("passes", "ns").sum()), on=of_kind, how="left"
+    ).select(
+        "dp_rank",
+        pl.when(unknown).then(pl.lit("unknown")).otherwise(pl.lit("idle")).alias("role"),
+        (pl.col("passes").cast(pl.Int64) - pl.col("passes_right").fill_null(0)).alias("passes"),
+        (pl.col("ns") - pl.col("ns_right").fill_null(0)).alias("ns"),
+        pl.lit(0, pl.Int64).alias("tokens"),
+    )
+    working = seen.select(
+        "dp_rank",
+        pl.col("kind").cast(pl.String).alias("role"),
+        pl.col("passes").cast(pl.Int64),
+        "ns",
+        pl.col("num_new_tokens").alias("tokens"),
+    )
+    return (
+        pl.concat([working, silent.filter(pl.col("passes") > 0)])
+        .group_by("dp_rank", "role")
+        .agg(pl.col("passes", "ns", "tokens").sum())
+    )
+
+
 @dataclass(frozen=True)
 class Run:
     """One engine's recording with its iterations rebuilt.

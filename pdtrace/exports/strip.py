@@ -9,12 +9,13 @@ import numpy as np
 import polars as pl
 
 from pdtrace.exports.wording import plural, seconds
-from pdtrace.schema import ITERATIONS, RANK_PASSES
+from pdtrace.run import build_rank_passes
+from pdtrace.schema import ITERATIONS
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from pdtrace.run import Run
+    from pdtrace.run import Part, Run
 
 # Apart in shape, not in colour alone.
 MARKS = {"prefill": "█", "idle": "·", "unknown": "?", "decode": "d"}
@@ -59,22 +60,25 @@ def find_worst_stretch(run: Run, length: int) -> Strip | None:
         The first such stretch, or None if no rank idled.
     """
     best_loss, best = (0, 0), None
-    tail, tail_passes = ITERATIONS.empty(), RANK_PASSES.empty()
+    held: list[Part] = []
     for part in run:
+        tail = pl.concat([ITERATIONS.empty(), *(p.iterations for p in held)]).tail(length - 1)
         iterations = pl.concat([tail, part.iterations])
-        passes = pl.concat([tail_passes, part.rank_passes])
+        held.append(part)
         loss, at = _worst_window(iterations, length)
         if loss > best_loss:
             best_loss = loss
             stretch = iterations.slice(at, length)
-            best = stretch, _passes_of(stretch, passes)
-        tail = iterations.tail(length - 1)
-        tail_passes = _passes_of(tail, passes)
+            best = stretch, pl.concat(_passes_of(stretch, p) for p in held)
+        while len(held) > 1 and sum(p.iterations.height for p in held[1:]) >= length - 1:
+            held.pop(0)
     return None if best is None else _draw(run, *best)
 
 
-def _passes_of(iterations: pl.DataFrame, passes: pl.DataFrame) -> pl.DataFrame:
-    return passes.join(iterations.select("iteration"), on="iteration", how="semi")
+def _passes_of(stretch: pl.DataFrame, part: Part) -> pl.DataFrame:
+    # the grid of a whole part is large, and almost none of it is drawn
+    inside = part.iterations.join(stretch.select("iteration"), on="iteration", how="semi")
+    return build_rank_passes(part.events, inside)
 
 
 def _worst_window(iterations: pl.DataFrame, length: int) -> tuple[tuple[int, int], int]:

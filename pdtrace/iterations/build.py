@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ def build_run(
         do not suffice, events keep a null iteration and a warning says why.
     """
     size = dp_size or recording.engine.dp_size or 1
-    parts = _Parts(spill=recording.num_events > KEPT_ROWS)
+    parts = _Parts(recording.events, spill=recording.num_events > KEPT_ROWS)
     state = _State(
         replace(recording, requests=choose_selections(recording.requests)),
         size,
@@ -51,8 +51,7 @@ def build_run(
     )
     done = 0
     for stretch in _stretches(recording.events, state.source):
-        events, iterations = state.rebuild(stretch)
-        parts.add(events, iterations)
+        parts.add(stretch, *state.rebuild(stretch))
         done += len(stretch)
         if progress:
             progress(done, recording.num_events)
@@ -70,31 +69,55 @@ def build_run(
 
 
 class _Parts:
-    """Parts of a run, in memory or spilled to a directory that goes with the object."""
+    """Parts of a run: in memory, or its recording's chunks again with what was found in them.
 
-    def __init__(self, *, spill: bool) -> None:
+    Args:
+        chunks: The events of the recording, which are spilled already where they are many.
+        spill: Keep only the iterations, in a directory that goes with the object.
+    """
+
+    def __init__(self, chunks: Iterable[pl.DataFrame], *, spill: bool) -> None:
+        self._chunks = chunks
         self._kept: list[Part] = []
-        self._count = 0
+        self._heights: list[int] = []
         self._folder = tempfile.TemporaryDirectory(prefix="pdtrace-") if spill else None
 
-    def add(self, events: pl.DataFrame, iterations: pl.DataFrame) -> None:
+    def add(self, stretch: pl.DataFrame, number: pl.Series, iterations: pl.DataFrame) -> None:
+        """Add a stretch; ``number`` is the iteration of each of its rows."""
         if self._folder is None:
-            self._kept.append(Part(events, iterations))
+            self._kept.append(Part(stretch.with_columns(number), iterations))
             return
-        base = Path(self._folder.name)
-        events.write_ipc(base / f"events-{self._count}.arrow", compression="lz4")
-        iterations.write_ipc(base / f"iterations-{self._count}.arrow", compression="lz4")
-        self._count += 1
+        base, k = Path(self._folder.name), len(self._heights)
+        number.to_frame().write_ipc_stream(base / f"numbers-{k}.arrow")
+        iterations.write_ipc_stream(base / f"iterations-{k}.arrow")
+        self._heights.append(stretch.height)
 
     def __iter__(self) -> Iterator[Part]:
-        yield from self._kept
-        if self._folder is not None:
-            base = Path(self._folder.name)
-            for k in range(self._count):
-                yield Part(
-                    pl.read_ipc(base / f"events-{k}.arrow"),
-                    pl.read_ipc(base / f"iterations-{k}.arrow"),
-                )
+        if self._folder is None:
+            yield from self._kept
+            return
+        base = Path(self._folder.name)
+        for k, stretch in enumerate(_regroup(self._chunks, self._heights)):
+            number = pl.read_ipc_stream(base / f"numbers-{k}.arrow")
+            yield Part(
+                stretch.with_columns(number["iteration"]),
+                pl.read_ipc_stream(base / f"iterations-{k}.arrow"),
+            )
+
+
+def _regroup(chunks: Iterable[pl.DataFrame], heights: Sequence[int]) -> Iterator[pl.DataFrame]:
+    """Cut chunks again into stretches of known heights."""
+    source = iter(chunks)
+    rest = EVENTS.empty()
+    for height in heights:
+        held = [rest]
+        rows = rest.height
+        while rows < height:
+            held.append(next(source))
+            rows += held[-1].height
+        frame = pl.concat(held)
+        rest = frame[height:]
+        yield frame[:height]
 
 
 def _stretches(chunks: Iterable[pl.DataFrame], source: str) -> Iterator[pl.DataFrame]:
@@ -150,13 +173,14 @@ class _State:
     counts: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
-    def rebuild(self, events: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """One stretch: its events with ``iteration`` set, and its iterations."""
+    def rebuild(self, events: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
+        """One stretch: column ``iteration`` of its events, and its iterations."""
         top = events["dp_rank"].max()
         if isinstance(top, int):
             self.dp_size = max(self.dp_size, top + 1)
         self.heard.update(events["dp_rank"].unique().to_list())
-        number = np.full(len(events), -1, np.int64)
+        number = np.zeros(len(events), np.uint32)
+        is_placed = np.zeros(len(events), np.bool_)
         frames = []
         runs = events["engine_run"].to_numpy()
         # Several sources may have seen the same batches; only one's may become iterations.
@@ -166,42 +190,40 @@ class _State:
             at = np.flatnonzero((runs == run) & prefill)
             if not len(at):
                 continue
-            evidence = Evidence.of(events[at], self.recording, self.dp_size, run)
-            for grouping in self._group(evidence, events[at]):
-                frame, mine = self._lay_out(evidence, grouping, run)
-                frames.append(frame)
-                ok = mine >= 0
-                number[at[grouping.lines[ok]]] = mine[ok]
-        column = pl.Series("iteration", np.where(number < 0, 0, number)).cast(pl.UInt32)
-        events = events.with_columns(
-            pl.when(pl.Series(number >= 0)).then(column).otherwise(None).alias("iteration")
-        )
-        table = pl.concat([ITERATIONS.empty(), *frames]).sort("iteration")
-        return events.select(list(EVENTS.schema)), table
+            evidence = Evidence.of(events, at, self.recording, self.dp_size, run)
+            labelled = np.flatnonzero(evidence.is_labelled)
+            num_left = 0
+            if 0 < len(labelled) < len(at) and self.source != "otel_spans":
+                num_left = len(at) - len(labelled)
+                at, evidence = at[labelled], evidence.take(labelled)
+            grouping = self._group(evidence)
+            if grouping is None:
+                continue
+            if num_left:
+                self._note(
+                    "prefill lines without a label stand beside labelled ones (two engines in one "
+                    "log?); they were not put into iterations",
+                    num_left,
+                )
+            frame, mine = self._lay_out(evidence, grouping, run)
+            frames.append(frame)
+            number[at[grouping.lines]] = mine
+            is_placed[at[grouping.lines]] = True
+        column = pl.Series("iteration", number)
+        if not is_placed.all():
+            nothing = pl.Series([None], dtype=pl.UInt32)
+            column = column.zip_with(pl.Series(is_placed), nothing)
+        return column, pl.concat([ITERATIONS.empty(), *frames])
 
-    def _group(self, evidence: Evidence, rows: pl.DataFrame) -> Iterator[Grouping]:
-        labelled = ~np.isnan(evidence.label)
+    def _group(self, evidence: Evidence) -> Grouping | None:
         if evidence.lock_step is False and self.dp_size > 1:
             self._note(evidence.why_not, len(evidence))
-            return
+            return None
         if self.source == "otel_spans":
-            yield group_by_spans(evidence, rows, self._note)
-            return
-        if labelled.any():
-            yield group_by_label(evidence, np.flatnonzero(labelled), self._note)
-        rest = np.flatnonzero(~labelled)
-        if not len(rest):
-            return
-        if labelled.any():
-            self._note(
-                "prefill lines without a label stand beside labelled ones (two engines in one "
-                "log?); they were not put into iterations",
-                len(rest),
-            )
-            return
-        grouping = group_by_time(evidence, self._note)
-        if grouping is not None:
-            yield grouping
+            return group_by_spans(evidence, evidence.rows, self._note)
+        if evidence.is_labelled.any():
+            return group_by_label(evidence, np.arange(len(evidence)), self._note)
+        return group_by_time(evidence, self._note)
 
     def _lay_out(
         self, evidence: Evidence, grouping: Grouping, run: int

@@ -64,6 +64,14 @@ def measure_durations(
     how = np.full(n, GAP, np.int8)
     gap = np.diff(end, prepend=previous_end)
     typical = typical_pass(gap, tokens)
+    if np.isnan(selected).all():
+        # nothing but reports: each pass is the time since the one before, or a typical one
+        duration = np.maximum(gap, 0.0)
+        with np.errstate(invalid="ignore"):
+            too_long = np.isnan(duration) | (duration > SLACK * typical)
+        too_long &= ~np.isnan(typical)
+        how[too_long] = BOUNDED
+        return np.where(too_long, typical, duration), how
     mark = previous_end
     for i in range(n):
         stop = end[i]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -55,14 +55,12 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Prefill lines of one engine run, in the order read, as arrays of n.
+    """Prefill lines of one engine run, in the order read; their columns as arrays of n, on demand.
 
     Attributes:
+        events: Events that hold the lines.
+        at: Rows of the lines.
         origin_ns: Nanoseconds since the epoch that ``t`` counts from.
-        t, resolution: Stamp and its resolution, seconds.
-        file, rank, label: File, DP rank, printed label (nan where none).
-        seqs, tokens, pending, queue: Requests, tokens, tokens still waiting, waiting queue (nan).
-        gap, throughput: Seconds since the rank's previous line; as printed, tok/s (nan).
         requests: Requests of this engine run with a selection time: rank, seconds, uncached tokens,
             file.
         num_ranks: DP ranks.
@@ -70,18 +68,9 @@ class Evidence:
         delayer, before_launch, shifted_labels, silent_is_idle: Of the release and the role.
     """
 
+    events: pl.DataFrame
+    at: I64
     origin_ns: int
-    t: F64
-    resolution: F64
-    file: I64
-    rank: I64
-    label: F64
-    seqs: F64
-    tokens: F64
-    pending: F64
-    queue: F64
-    gap: F64
-    throughput: F64
     requests: tuple[I64, F64, F64, I64]
     num_ranks: int
     lock_step: bool | None
@@ -91,43 +80,37 @@ class Evidence:
     silent_is_idle: bool
 
     def __len__(self) -> int:
-        return len(self.t)
+        return len(self.at)
 
     @classmethod
-    def of(cls, events: pl.DataFrame, recording: Recording, num_ranks: int, run: int) -> Evidence:
-        """Arrays from the prefill rows of one engine run."""
+    def of(
+        cls, events: pl.DataFrame, at: I64, recording: Recording, num_ranks: int, run: int
+    ) -> Evidence:
+        """What the prefill rows ``at`` of one engine run offer."""
         engine = recording.engine
-        ns = events["ts"].dt.timestamp("ns").to_numpy()
+        ns = _take(events, "ts", at).dt.timestamp("ns").to_numpy()
         origin = int(ns[0])
-        asked = recording.requests.filter(
-            (pl.col("engine_run") == run)
-            & pl.col("selected").is_not_null()
-            & pl.col("dp_rank").is_not_null()
-            & pl.col("selected")
-            .dt.timestamp("ns")
-            .is_between(int(ns.min()) - 120 * 10**9, int(ns.max()) + 10**9)
-        )
+        asked = recording.requests
+        if asked.height:
+            asked = asked.filter(
+                (pl.col("engine_run") == run)
+                & pl.col("selected").is_not_null()
+                & pl.col("dp_rank").is_not_null()
+                & pl.col("selected")
+                .dt.timestamp("ns")
+                .is_between(int(ns.min()) - 120 * 10**9, int(ns.max()) + 10**9)
+            )
         uncached = asked["num_prompt_tokens"].cast(pl.Float64) - asked["num_cached_tokens"].cast(
             pl.Float64
         ).fill_null(0.0)
         prefill_engine = engine.role == "prefill" or (
-            engine.role is None and events["num_bootstrap_reqs"].null_count() < len(events)
+            engine.role is None and _take(events, "num_bootstrap_reqs", at).null_count() < len(at)
         )
         low, high = engine.release_min or "", engine.release_max or ""
         return cls(
+            events=events,
+            at=at,
             origin_ns=origin,
-            t=(ns - origin) / 1e9,
-            resolution=events["ts_resolution"].dt.total_nanoseconds().to_numpy() / 1e9,
-            file=events["source_id"].to_numpy().astype(np.int64),
-            rank=events["dp_rank"].to_numpy().astype(np.int64),
-            label=_floats(events, "forward_iter"),
-            seqs=np.nan_to_num(_floats(events, "num_new_seqs"), nan=1.0),
-            tokens=np.nan_to_num(_floats(events, "num_new_tokens")),
-            pending=_floats(events, "num_pending_tokens"),
-            queue=_floats(events, "num_queue_reqs"),
-            gap=events["gap"].dt.total_nanoseconds().cast(pl.Float64).fill_null(np.nan).to_numpy()
-            / 1e9,
-            throughput=_floats(events, "throughput_tok_s"),
             requests=(
                 asked["dp_rank"].to_numpy().astype(np.int64),
                 (asked["selected"].dt.timestamp("ns").to_numpy() - origin) / 1e9,
@@ -141,6 +124,87 @@ class Evidence:
             shifted_labels=_release(low) >= (0, 5, 9) and (0, 5, 9) < _release(high) < (0, 5, 12),
             silent_is_idle=prefill_engine,
         )
+
+    def take(self, lines: I64) -> Evidence:
+        """The same of some of the lines."""
+        return replace(self, at=self.at[lines])
+
+    def _floats(self, name: str) -> F64:
+        return _take(self.events, name, self.at).cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+    def _seconds(self, name: str) -> F64:
+        ns = _take(self.events, name, self.at).dt.total_nanoseconds()
+        return ns.cast(pl.Float64).fill_null(np.nan).to_numpy() / 1e9
+
+    def _integers(self, name: str) -> I64:
+        return _take(self.events, name, self.at).to_numpy().astype(np.int64)
+
+    @cached_property
+    def t(self) -> F64:
+        """Stamp of each line, seconds since the origin."""
+        ns = _take(self.events, "ts", self.at).dt.timestamp("ns").to_numpy()
+        seconds: F64 = (ns - self.origin_ns) / 1e9
+        return seconds
+
+    @cached_property
+    def resolution(self) -> F64:
+        """Resolution of each stamp, seconds."""
+        return self._seconds("ts_resolution")
+
+    @cached_property
+    def file(self) -> I64:
+        """File of each line."""
+        return self._integers("source_id")
+
+    @cached_property
+    def rank(self) -> I64:
+        """DP rank of each line."""
+        return self._integers("dp_rank")
+
+    @cached_property
+    def is_labelled(self) -> NDArray[np.bool_]:
+        """Whether each line has a label."""
+        return _take(self.events, "forward_iter", self.at).is_not_null().to_numpy()
+
+    @cached_property
+    def label(self) -> F64:
+        """Printed label of each line; nan where none."""
+        return self._floats("forward_iter")
+
+    @cached_property
+    def seqs(self) -> F64:
+        """Requests in each batch."""
+        return np.nan_to_num(self._floats("num_new_seqs"), nan=1.0)
+
+    @cached_property
+    def tokens(self) -> F64:
+        """Tokens of each batch."""
+        return np.nan_to_num(self._floats("num_new_tokens"))
+
+    @cached_property
+    def pending(self) -> F64:
+        """Tokens still waiting; nan where not printed."""
+        return self._floats("num_pending_tokens")
+
+    @cached_property
+    def queue(self) -> F64:
+        """Requests in the waiting queue; nan where not printed."""
+        return self._floats("num_queue_reqs")
+
+    @cached_property
+    def gap(self) -> F64:
+        """Seconds since the rank's previous line; nan where unknown."""
+        return self._seconds("gap")
+
+    @cached_property
+    def throughput(self) -> F64:
+        """Throughput as printed, tok/s; nan where not printed."""
+        return self._floats("throughput_tok_s")
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        """The lines' rows of ``events``, whole."""
+        return self.events[self.at]
 
     @property
     def why_not(self) -> str:
@@ -190,8 +254,8 @@ class Evidence:
         return out
 
 
-def _floats(events: pl.DataFrame, name: str) -> F64:
-    return events[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+def _take(events: pl.DataFrame, name: str, at: I64) -> pl.Series:
+    return events[name] if len(at) == events.height else events[name].gather(at)
 
 
 def _release(text: str) -> tuple[int, ...]:

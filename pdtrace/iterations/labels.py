@@ -60,13 +60,18 @@ def correct_shifted_labels(label: I64, t: F64, rank: I64, pass_s: float) -> tupl
 def number_repeats(label: I64, rank: I64) -> I64:
     """How often each (label, rank) pair appeared before it: all 0 for one healthy engine."""
     out = np.zeros(len(label), np.int64)
-    order = np.lexsort((np.arange(len(label)), rank, label))
-    same = (label[order[1:]] == label[order[:-1]]) & (rank[order[1:]] == rank[order[:-1]])
-    run = 0
-    for at, repeated in zip(order[1:].tolist(), same.tolist(), strict=True):
-        run = run + 1 if repeated else 0
-        if run:
-            out[at] = run
+    if not len(label):
+        return out
+    low, num_ranks = int(label.min()), int(rank.max()) + 1
+    if (int(label.max()) - low + 1) * num_ranks < 2**63:
+        # labels rise with time: to sort one key that is almost sorted costs next to nothing
+        order = np.argsort((label - low) * num_ranks + rank, kind="stable")
+    else:
+        order = np.lexsort((rank, label))
+    is_new = np.ones(len(label), np.bool_)
+    is_new[1:] = (np.diff(label[order]) != 0) | (np.diff(rank[order]) != 0)
+    first = np.flatnonzero(is_new)
+    out[order] = np.arange(len(label)) - np.repeat(first, np.diff(first, append=len(label)))
     return out
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from pdtrace.metrics.tally import (
     FAMILIES,
     NO_DURATION,
@@ -17,6 +15,7 @@ from pdtrace.metrics.tally import (
     measure_tallies,
     total,
 )
+from pdtrace.run import count_rank_passes
 from pdtrace.schema import ROLES
 
 if TYPE_CHECKING:
@@ -39,11 +38,7 @@ class BalanceTally:
         durations = part.iterations["duration"]
         self.busy_ns += total(durations)
         self.num_timed += durations.count()
-        groups = part.rank_passes.group_by("dp_rank", pl.col("role").cast(pl.String)).agg(
-            pl.len(),
-            pl.col("duration").cast(pl.Int64).sum(),
-            pl.col("num_new_tokens").cast(pl.Int64).sum(),
-        )
+        groups = count_rank_passes(part.events, part.iterations)
         for rank, role, passes, ns, tokens in groups.iter_rows():
             self.passes[rank, role] += passes
             self.ns[rank, role] += ns

@@ -32,11 +32,13 @@ class QueuesTally:
     def add(self, part: Part) -> None:
         """Take one part in."""
         # An idle rank reports nothing, so these are readings beside work, not over time.
-        prefills = part.events.filter(
+        names = [name for name, _ in READINGS]
+        prefills = part.events.select(pl.col(names).cast(pl.Float64), "kind", "iteration").filter(
             pl.col("kind") == "prefill", pl.col("iteration").is_not_null()
         )
-        for i, (name, _) in enumerate(READINGS):
-            column = prefills[name].cast(pl.Float64)
+        for i, name in enumerate(names):
+            # the last digits of a sum depend on how the filter has cut the column
+            column = prefills[name].rechunk()
             self.counts[i] += column.count()
             self.sums[i] += float(column.sum())
             top = column.max()

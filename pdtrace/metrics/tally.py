@@ -71,7 +71,7 @@ def measure_tallies(run: Run, tallies: Iterable[Tally]) -> list[Metric]:
     tallies = list(tallies)
     num_unplaced = 0
     for part in run:
-        num_unplaced += unplaced_batches(part).height
+        num_unplaced += count_unplaced(part)[0]
         for tally in tallies:
             tally.add(part)
     rows = [row for tally in tallies for row in tally.rows()]
@@ -80,16 +80,21 @@ def measure_tallies(run: Run, tallies: Iterable[Tally]) -> list[Metric]:
     return [replace(r, note=NO_GROUPING) if r.note == NO_ITERATION else r for r in rows]
 
 
-def unplaced_batches(part: Part) -> pl.DataFrame:
-    """Prefill batches of the log that could not be put into an iteration.
+def count_unplaced(part: Part) -> tuple[int, int]:
+    """Prefill batches of the log that could not be put into an iteration, and their tokens.
 
     Other sources are left out: what they saw of a batch that the log also has would count twice.
     """
-    return part.events.filter(
-        pl.col("iteration").is_null(),
-        pl.col("kind") == "prefill",
-        pl.col("source") == "scheduler_log",
+    if not part.events["iteration"].null_count():
+        return 0, 0
+    is_unplaced = (
+        pl.col("iteration").is_null()
+        & (pl.col("kind") == "prefill")
+        & (pl.col("source") == "scheduler_log")
     )
+    tokens = pl.col("num_new_tokens").cast(pl.Int64).filter(is_unplaced).sum()
+    num, total_tokens = part.events.select(is_unplaced.sum(), tokens).row(0)
+    return int(num), int(total_tokens)
 
 
 def as_seconds(nanoseconds: int) -> float:

@@ -13,9 +13,9 @@ from pdtrace.metrics.tally import (
     Metric,
     Prices,
     as_seconds,
+    count_unplaced,
     measure_tallies,
     total,
-    unplaced_batches,
 )
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class ThroughputTally:
 
     def add(self, part: Part) -> None:
         """Take one part in."""
-        unplaced = unplaced_batches(part)
-        self.num_unplaced += unplaced.height
-        self.unplaced_tokens += total(unplaced["num_new_tokens"])
+        num_unplaced, unplaced_tokens = count_unplaced(part)
+        self.num_unplaced += num_unplaced
+        self.unplaced_tokens += unplaced_tokens
         frame = part.iterations
         timed = frame.filter(pl.col("duration").is_not_null())
         prefills = timed.filter(pl.col("fusion_width") > 0)

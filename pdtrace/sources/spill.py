@@ -82,12 +82,12 @@ class Spill:
             if isinstance(item, pl.DataFrame):
                 yield item
             else:
-                yield pl.read_ipc(item)
+                yield pl.read_ipc_stream(item)
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
     try:
-        frame.write_ipc(path, compression="uncompressed")
+        frame.write_ipc_stream(path, compression="uncompressed")
     except OSError as e:
         raise OutputError(
             f"{path.parent}: cannot keep the events there: {e.strerror or e}; set TMPDIR to a"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pdtrace.errors import UsageError
 from pdtrace.metrics import measure
-from pdtrace.run import DelayerInfo, EngineInfo, Part
+from pdtrace.run import DelayerInfo, EngineInfo, Part, count_rank_passes
 from pdtrace.schema import ITERATIONS, METRICS
 
 # importlib import mode gives tests no package, so the neighbour is loaded by its path.
@@ -279,3 +279,17 @@ def test_every_rank_pass_has_one_role(grid: list[Any], unknown: bool) -> None:
     assert sum(r["num_new_tokens"] for r in by_rank) == m["num_new_tokens"]["value"]
     if not unknown:
         assert sum(r["idle_rank_passes"] for r in by_rank) == m["idle_rank_passes"]["value"]
+
+
+@settings(deadline=None, max_examples=40)
+@given(grid=GRIDS, unknown=st.booleans(), dp_size=st.integers(4, 6))
+def test_counted_passes_are_those_of_the_grid(grid: list[Any], unknown: bool, dp_size: int) -> None:
+    """The totals that spare the grid are the grid's, so that no metric depends on the shortcut."""
+    for part in hand.build(grid, dp_size=dp_size, unknown=unknown):
+        laid_out = part.rank_passes.group_by("dp_rank", pl.col("role").cast(pl.String)).agg(
+            pl.len().cast(pl.Int64).alias("passes"),
+            pl.col("duration").cast(pl.Int64).sum().alias("ns"),
+            pl.col("num_new_tokens").cast(pl.Int64).sum().alias("tokens"),
+        )
+        counted = count_rank_passes(part.events, part.iterations)
+        assert counted.sort("dp_rank", "role").equals(laid_out.sort("dp_rank", "role"))
