@@ -29,8 +29,8 @@ STALE_NS = 600 * 10**9
 PLAUSIBLE_NS = range(10**18, 4 * 10**18)  # 2001 to 2096
 _CHUNK_ROWS = 20_000
 _STAGES = (
-    "arrived", "tokenized", "dispatched", "received", "bootstrapped", "queued", "selected",
-    "forward_end", "transferred", "finished",
+    "arrived", "tokenized", "dispatched", "routed", "received", "bootstrapped", "queued",
+    "selected", "forward_end", "transferred", "finished",
 )  # fmt: skip
 
 

@@ -31,19 +31,20 @@ _READ_BYTES = 1 << 20
 
 @dataclass
 class _FileState:
-    """What is counted while one file is read; ``first_bad`` is where, in words."""
+    """What is counted while one file is read; ``where`` is the current message, in words."""
 
     num_lines: int | None = None
     num_messages: int = 0
     num_bad: int = 0
     first_bad: str = ""
+    where: str = ""
     what: str = "messages"
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def miss(self, where: str, why: str) -> None:
-        """Count a message that cannot be used."""
+    def miss(self, why: str) -> None:
+        """Count the current message as one that cannot be used."""
         self.num_bad += 1
-        self.first_bad = self.first_bad or f"{where}: {why}"
+        self.first_bad = self.first_bad or f"{self.where}: {why}"
         self.skipped[f"damaged {self.what}"] += 1
 
 
@@ -90,7 +91,7 @@ def read_spans(inputs: Sequence[Input], options: ReadOptions) -> Recording:
             try:
                 collector.add(spans, k)
             except ValueError as e:
-                state.miss(f"message {state.num_messages}", _one_line(e))
+                state.miss(_one_line(e))
             counts[k] += collector.num_spans - had
             if options.progress is not None:
                 options.progress(before + source.done_bytes, total)
@@ -132,21 +133,22 @@ def _read_protobuf(source: Input, state: _FileState) -> Iterator[Iterator[Span]]
         return len(held) >= size
 
     while fill(1):
+        state.where = f"offset {at}"
         if not fill(4):
-            state.miss(f"offset {at}", "cut off inside a length")
+            state.miss("cut off inside a length")
             return
         size = int.from_bytes(held[:4], "big")
         if size > MAX_MESSAGE_BYTES:
-            state.miss(f"offset {at}", f"a length of {size} bytes; the rest was not read")
+            state.miss(f"a length of {size} bytes; the rest was not read")
             return
         if not fill(4 + size):
-            state.miss(f"offset {at}", f"cut off: {len(held) - 4} of {size} bytes are there")
+            state.miss(f"cut off: {len(held) - 4} of {size} bytes are there")
             return
         body, held = held[4 : 4 + size], held[4 + size :]
         try:
             message = otlp.decode_message(body)
         except ValueError as e:
-            state.miss(f"offset {at}", _one_line(e))
+            state.miss(_one_line(e))
         else:
             state.num_messages += 1
             yield otlp.read_message(message)
@@ -170,6 +172,7 @@ def _read_json(source: Input, state: _FileState) -> Iterator[Iterator[Span]]:
     else:
         pieces = _lines(source, state)
     for number, line in pieces:
+        state.where = f"line {number}"
         try:
             message = otlp.decode_message(line)
             if len(message.data):
@@ -177,7 +180,7 @@ def _read_json(source: Input, state: _FileState) -> Iterator[Iterator[Span]]:
             else:
                 spans = otlp.read_message(message)
         except ValueError as e:
-            state.miss(f"line {number}", _one_line(e))
+            state.miss(_one_line(e))
             continue
         state.num_messages += 1
         yield spans

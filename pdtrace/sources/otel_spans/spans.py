@@ -18,6 +18,8 @@ SLICES = {
     "tokenize": "tokenize",
     "dispatch": "dispatch",  # to 0.5.10
     "api_server_dispatch": "dispatch",  # from 0.5.11
+    "dc_dispatch": "route",  # to 0.5.10
+    "dpc_dispatch": "route",  # from 0.5.11
     "request_process": "process",
     "process req": "process",  # 0.5.3
     "prefill_prepare": "prepare",

@@ -60,6 +60,7 @@ class Request(NamedTuple):
     arrived: int
     tokenized: int
     dispatched: int
+    routed: int
     received: int
     bootstrapped: int
     queued: int
@@ -168,6 +169,7 @@ def _read_request(
         arrived=t["arrived"],
         tokenized=t["tokenized"],
         dispatched=t["dispatched"],
+        routed=t["routed"],
         received=t["received"],
         bootstrapped=t["bootstrapped"],
         queued=t["queued"],
@@ -191,8 +193,8 @@ def _count(value: object) -> int:
 def _times(mine: list[Span], elsewhere: list[Span]) -> dict[str, int]:
     """Times of the stages, from the scheduler's slices and those of the other processes."""
     t = dict.fromkeys(
-        ("arrived", "tokenized", "dispatched", "received", "bootstrapped", "queued", "selected",
-         "forward_end", "transferred"), 0,
+        ("arrived", "tokenized", "dispatched", "routed", "received", "bootstrapped", "queued",
+         "selected", "forward_end", "transferred"), 0,
     )  # fmt: skip
     for s in elsewhere:
         what = SLICES[s.name]
@@ -200,6 +202,8 @@ def _times(mine: list[Span], elsewhere: list[Span]) -> dict[str, int]:
             t["arrived"], t["tokenized"] = s.start, s.end
         elif what == "dispatch":
             t["dispatched"] = s.end
+        elif what == "route":
+            t["routed"] = s.end
     scheduled = 0
     waited = False
     for s in mine:

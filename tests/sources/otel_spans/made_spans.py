@@ -50,7 +50,7 @@ def span(trace: int, n: int, parent: int, name: str, start: int, end: int, *,
 
 
 def request(trace: int, rank: int, at: int, bid: str, *, size: int = 1, host: str = "aaaa1111",
-            pid: int = 200, rid: str | None = None, level: int = 3) -> list[dict[str, Any]]:  # fmt: skip
+            pid: int = 200, rid: str | None = None, level: int = 3):  # fmt: skip
     """Spans of one request of 0.5.13; ``at`` is when its batch was scheduled."""
     thread = f"Prefill Scheduler [TP {rank}]  [PP 0]  [DP {rank}] (host:{host} | pid:{pid + rank})"
     place = {"tp_rank": rank, "pp_rank": 0, "dp_rank": rank, "host_id": host, "pid": pid + rank}

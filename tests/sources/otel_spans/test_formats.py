@@ -147,6 +147,7 @@ def test_jaeger_export(tmp_path, four):
             for a in found
         ]
 
+    scope = attributes({"otel.scope.name": "sglang server"})
     spans = []
     for s in four:
         start, end = int(s["startTimeUnixNano"]) // 1000, int(s["endTimeUnixNano"]) // 1000
@@ -155,7 +156,7 @@ def test_jaeger_export(tmp_path, four):
             "references": [{"refType": "CHILD_OF", "traceID": s["traceId"],
                             "spanID": s["parentSpanId"]}] if "parentSpanId" in s else [],
             "startTime": start, "duration": end - start, "processID": "p1",
-            "tags": tags(s.get("attributes", []) + attributes({"otel.scope.name": "sglang server"})),
+            "tags": tags(s.get("attributes", []) + scope),
             "logs": [{"timestamp": int(e["timeUnixNano"]) // 1000,
                       "fields": tags(e["attributes"] + attributes({"event": e["name"]}))}
                      for e in s.get("events", [])],
