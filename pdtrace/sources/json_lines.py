@@ -50,7 +50,11 @@ def as_time_ns(value: object) -> int | None:
     """Epoch seconds as nanoseconds; None for what is no time of this century."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return round(value * 1e9) if 1e9 <= value <= _LATEST_S else None
+    if not 1e9 <= value <= _LATEST_S:
+        return None
+    whole = int(value)
+    # seconds and nanoseconds do not fit into one float together
+    return whole * 1_000_000_000 + round((value - whole) * 1e9)
 
 
 def as_count(value: object, most: int = 2**32 - 1) -> int | None:
