@@ -23,6 +23,18 @@ DURATION_SOURCES = ("selection", "gap", "bounded")
 OUTPUT_REASONS = ("", "no_wait", "wait_success", "wait_timeout", "token_watermark", "delay")
 INPUT_ESTIMATIONS = ("all", "mixed", "none")
 REQUEST_STATUSES = ("finished", "failed", "unfinished")
+STAGES = (
+    "sending", "tokenize", "dispatch", "pickup", "bootstrap", "waiting", "forward", "transfer",
+    "answer", "returning", "unknown",
+)  # fmt: skip
+HOLDS = ("delayer", "forward", "loop")
+CAUSES = (
+    "nothing_arrived", "not_yet_eligible", "held_by_delayer", "other_rank_mid_chunk", "unknown",
+)  # fmt: skip
+CAUSE_DETAILS = (
+    "arrived_after_selection", "in_bootstrap", "not_selected", "nothing_arrived", "withheld",
+)  # fmt: skip
+VERDICTS = ("agrees", "differs", "not_comparable")
 
 TIME = pl.Datetime("ns", "UTC")
 SPAN = pl.Duration("ns")
@@ -220,7 +232,8 @@ REQUESTS = Table(
         Column("sent", TIME, "sent, by the client's clock", nullable=True),
         Column("arrived", TIME, "received by the API server", nullable=True),
         Column("tokenized", TIME, "tokenized by the API server", nullable=True),
-        Column("dispatched", TIME, "sent on to the scheduler", nullable=True),
+        Column("dispatched", TIME, "sent on by the API server", nullable=True),
+        Column("routed", TIME, "sent to its rank by the DP controller", nullable=True),
         Column(
             "received",
             TIME,
@@ -331,7 +344,66 @@ RANK_PASSES = Table(
         Column("start", TIME, "start of the iteration", nullable=True),
         Column("duration", SPAN, "duration of the iteration", nullable=True),
         Column("confidence", pl.Float32, "that of the iteration", "ratio"),
-        Column("cause", pl.String, "why the rank idled", nullable=True),
+        Column(
+            "cause",
+            pl.Enum(CAUSES),
+            "why the rank idled; null where it did not, or no source knows requests",
+            nullable=True,
+        ),
+        Column(
+            "cause_detail",
+            pl.Enum(CAUSE_DETAILS),
+            "how far its next request had come; beside another rank's chunk: whether it had one",
+            nullable=True,
+        ),
+    ),
+)
+
+REQUEST_STAGES = Table(
+    "request_stages",
+    "one stretch of one request; those of a request follow one another without a gap",
+    (
+        Column("request", pl.UInt32, "number of the request within the run"),
+        Column("rid", pl.String, "its id (untrusted text)"),
+        Column("dp_rank", pl.UInt16, "attention-DP rank", nullable=True),
+        Column("status", pl.Enum(REQUEST_STATUSES), "how the request ended"),
+        Column(
+            "stage",
+            pl.Enum(STAGES),
+            "sending: to the server, by the client's clock; tokenize, dispatch: in the server; "
+            "pickup: until the scheduler took it; bootstrap: until the waiting queue; waiting: "
+            "until selected; forward: until the result; transfer: of the KV cache; answer: until "
+            "finished; returning: to the client; unknown: times between are missing",
+        ),
+        Column(
+            "held_by",
+            pl.Enum(HOLDS),
+            "of pickup and waiting: delayer: no forward ran and prefill was withheld; forward: one "
+            "ran; loop: the scheduler's own time",
+            nullable=True,
+        ),
+        Column("iteration", pl.UInt32, "of forward: the iteration of the chunk", nullable=True),
+        Column("start", TIME, "begin of the stretch"),
+        Column("duration", SPAN, "its length"),
+        Column("is_estimated", pl.Boolean, "an end of it is inferred, not read"),
+        Column(
+            "note", pl.String, "of unknown and shortened stretches: what is missing", nullable=True
+        ),
+    ),
+)
+
+AGREEMENT = Table(
+    "agreement",
+    "one quantity as two sources give it",
+    (
+        Column("what", pl.String, "the quantity"),
+        Column("source_a", pl.String, "the first source"),
+        Column("value_a", pl.Float64, "what it says", nullable=True),
+        Column("source_b", pl.String, "the second source"),
+        Column("value_b", pl.Float64, "what it says", nullable=True),
+        Column("difference", pl.Float64, "second − first", nullable=True),
+        Column("verdict", pl.Enum(VERDICTS), "whether they agree, known reasons allowed for"),
+        Column("reason", pl.String, "why they may differ, or cannot be compared", nullable=True),
     ),
 )
 
@@ -350,7 +422,10 @@ METRICS = Table(
     ),
 )
 
-TABLES = (EVENTS, DECISIONS, REQUESTS, COUNTERS, ITERATIONS, RANK_PASSES, METRICS)
+TABLES = (
+    EVENTS, DECISIONS, REQUESTS, COUNTERS, ITERATIONS, RANK_PASSES, REQUEST_STAGES, AGREEMENT,
+    METRICS,
+)  # fmt: skip
 
 
 def describe_tables() -> str:

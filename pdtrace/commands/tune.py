@@ -1,0 +1,47 @@
+"""Say which delayer settings to use, from a recording of the engine without it.
+
+Sweeps the bound on delay passes over a replay of the recorded load, and prints the launch flags to
+use with their predicted gain and cost, or that the delayer is better left off.
+
+  pdtrace tune run/
+  pdtrace tune run/ --json advice.json
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``tune``."""
+    from pdtrace.commands.whatif import add_replay_arguments
+    from pdtrace.reading import add_reading_arguments
+
+    add_reading_arguments(parser)
+    add_replay_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, sweep, and print."""
+    from pdtrace.commands.whatif import print_report
+    from pdtrace.delayer.replay import choose_requests, fit_engine
+    from pdtrace.delayer.tuning import tune
+    from pdtrace.exports.forecast import build_advice_report, write_advice
+    from pdtrace.reading import read_run
+    from pdtrace.sources.joining import join_requests
+
+    recorded = read_run(args)
+    model = fit_engine(
+        recorded, join_requests(recorded.requests), engine_version=args.engine_version
+    )
+    advice = tune(model, choose_requests(model, args.request_filter))
+    if args.json:
+        from pdtrace.exports.writing import write_text
+
+        write_text(args.json, write_advice(model, advice))
+    if args.json != "-":
+        print_report(build_advice_report(model, advice))
+    return 0

@@ -1,0 +1,450 @@
+"""What the engine would have done with other delayer settings: its recorded load, replayed.
+
+The engine's timing is fitted to the same recording, then its lock-step loop is run again with the
+negotiation of its release. First of all the replay must reproduce the recording itself; how far it
+is off there is part of every prediction's interval.
+"""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pdtrace.delayer.load import Load, Passes, read_load, read_passes
+from pdtrace.delayer.pass_cost import PassCost, fit_pass_cost, is_blocking
+from pdtrace.delayer.policy_kernel import pack_settings
+from pdtrace.delayer.records import PolicyConfig
+from pdtrace.delayer.replay_kernel import run_engine
+from pdtrace.delayer.rules import ReleaseRules, rules_for
+from pdtrace.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from pdtrace.run import Run
+
+    F64 = NDArray[np.float64]
+    I64 = NDArray[np.int64]
+
+QUANTITIES = (
+    "num_iterations",
+    "num_solo_iterations",
+    "num_fully_fused_iterations",
+    "num_delay_passes",
+    "request_latency_mean_s",
+    "ttft_p50_s",
+    "ttft_p99_s",
+    "prefill_throughput_tok_s",
+)
+COUNTS = QUANTITIES[:3]
+MIN_COUNT = 50  # iterations from which their number is worth scaling by
+DEFAULT_TURN_S = 1.6e-3  # an idle scheduler turn on a GPU host, where spans do not tell it
+MIN_SAMPLES = 8
+NEARNESS = 6
+NUM_RESAMPLED_FITS = 4
+LEAST_DRIFT = 0.03  # two runs of one setting differ by a few per cent in the host's speed alone
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Delayer settings to try; ``max_delay_passes`` None or ≤ 1: the delayer never holds back."""
+
+    max_delay_passes: int | None
+    token_usage_low_watermark: float | None = None
+
+
+@dataclass(frozen=True)
+class EngineModel:
+    """The engine as fitted to one recording.
+
+    Attributes:
+        load, passes, costs: The recorded load and passes; the fitted pass cost, then refits to
+            resampled passes.
+        times: As ``replay_kernel`` takes them, seconds.
+        turn_source: ``spans`` or ``default``: where the length of an idle turn comes from.
+        idle_launch: Recorded durations of launching an idle batch, seconds.
+        num_ranks, chunk, pool: DP ranks; token budget of a batch; KV tokens of a rank.
+        rules: The negotiation.
+        recorded: The setting that the recording was made with.
+        drift: Relative scatter of the host's speed over the recording.
+        touched: Requests that were under way during a stall; left out of every figure.
+        notes: What was assumed.
+    """
+
+    load: Load
+    passes: Passes
+    costs: tuple[PassCost, ...]
+    times: F64
+    turn_source: str
+    idle_launch: F64
+    num_ranks: int
+    chunk: float
+    pool: float
+    rules: ReleaseRules
+    recorded: Setting
+    drift: float
+    touched: NDArray[np.bool_]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Figures of one setting: quantity → value, and quantity → (low, high) with 90 % between."""
+
+    setting: Setting
+    values: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def fit_engine(
+    run: Run, requests: pl.DataFrame, *, engine_version: str | None = None
+) -> EngineModel:
+    """Fit the engine's timing to its recording.
+
+    Args:
+        run: The run.
+        requests: Its requests, one row each.
+        engine_version: Release whose negotiation is to be used; None: the recording's own.
+
+    Raises:
+        InputError: The recording does not hold what a replay needs.
+        UsageError: The release has no delayer.
+    """
+    load = read_load(requests)
+    passes = read_passes(run, load)
+    notes: list[str] = []
+    if load.arrival_source != "routed":
+        notes.append(
+            f"arrivals are the times '{load.arrival_source}', not the controller's dispatch (spans "
+            "of level 2 give it); requests that came together may look staggered"
+        )
+    blocking = is_blocking(passes)
+    pickup, turn = _measure_turns(load, passes)
+    source = "spans" if turn is not None else "default"
+    if turn is None:
+        turn = DEFAULT_TURN_S
+        notes.append(
+            f"the length of an idle scheduler turn is not recorded; {turn * 1e3:.1f} ms is assumed"
+        )
+    taking = _quantile(load.selected - load.picked, 0.25, 0.0009)
+    launching = _quantile(_selection_to_launch(load, passes), 0.25, 0.0017)
+    times = np.array([taking, launching, 0.002, turn, turn, 0.002])
+    turn_s = taking + launching + 0.002
+    cost = fit_pass_cost(passes, blocking=blocking, turn_s=turn_s)
+    rng = np.random.default_rng(0)
+    n = len(passes)
+    refits = [
+        fit_pass_cost(
+            passes, blocking=blocking, turn_s=turn_s, seed=k, chosen=rng.integers(0, n, n)
+        )
+        for k in range(NUM_RESAMPLED_FITS)
+    ]
+    engine = run.engine
+    version = engine_version or engine.release_max or engine.release_min
+    if version is None:
+        version = "0.5.13"
+        notes.append("the engine's release is not known; the negotiation of 0.5.13 is assumed")
+    chunk = float(engine.chunked_prefill_size or 0)
+    if chunk <= 0:
+        chunk = float(max(passes.tokens.max(), 1.0))
+        notes.append(f"the chunk budget is not known; the largest batch seen, {chunk:.0f}, is used")
+    delayer = engine.delayer
+    recorded = Setting(
+        delayer.max_delay_passes or 30 if delayer.enabled else None,
+        delayer.token_usage_low_watermark if delayer.enabled else None,
+    )
+    return EngineModel(
+        load=_shift(load, pickup),
+        passes=passes,
+        costs=(cost, *refits),
+        times=times,
+        turn_source=source,
+        idle_launch=_idle_launches(passes, cost),
+        num_ranks=run.dp_size,
+        chunk=chunk,
+        pool=float(engine.max_total_num_tokens or np.inf),
+        rules=rules_for(version),
+        recorded=recorded,
+        drift=max(LEAST_DRIFT, _measure_drift(cost)),
+        touched=_touched(load, cost),
+        notes=tuple(notes),
+    )
+
+
+def _quantile(values: F64, q: float, default: float) -> float:
+    ok = values[np.isfinite(values) & (values >= 0)]
+    return float(np.quantile(ok, q)) if len(ok) >= MIN_SAMPLES else default
+
+
+def _selection_to_launch(load: Load, passes: Passes) -> F64:
+    """From each selection to the next launch, seconds; pauses left out by the quantile taken."""
+    order = np.argsort(passes.launch)
+    at = np.searchsorted(passes.launch[order], load.selected)
+    ok = np.isfinite(load.selected) & (at < len(order))
+    return passes.launch[order][at[ok]] - load.selected[ok]
+
+
+def _measure_turns(load: Load, passes: Passes) -> tuple[float, float | None]:
+    """Delay from dispatch to a scheduler's view, and the length of an idle turn, seconds.
+
+    A request that finds the engine idle waits for the rest of a turn, uniform over its length: the
+    10th and 90th percentile of its wait are 0.8 turns apart.
+    """
+    if load.arrival_source == "received":
+        return 0.0, None
+    reported = np.nan_to_num(passes.report, nan=-np.inf).max(1)
+    at = np.searchsorted(passes.launch, load.arrival) - 1
+    before = np.where(at >= 0, reported[np.maximum(at, 0)], -np.inf)
+    following = np.append(passes.launch, np.inf)[at + 1]
+    idle = (load.arrival > before + 0.02) & (following > load.picked)
+    wait = (load.picked - load.arrival)[idle]
+    wait = wait[np.isfinite(wait) & (wait >= 0)]
+    if len(wait) < 2 * MIN_SAMPLES:
+        return 0.0003, None
+    low, high = np.quantile(wait, [0.1, 0.9])
+    turn = float(high - low) / 0.8
+    return max(float(low) - 0.1 * turn, 0.0), turn
+
+
+def _shift(load: Load, seconds: float) -> Load:
+    return replace(load, arrival=load.arrival + seconds)
+
+
+def _idle_launches(passes: Passes, cost: PassCost) -> F64:
+    """How long ranks took to launch an idle batch: from the launch to their late report."""
+    found = []
+    for i in range(len(passes) - 1):
+        idle_next = ~np.isnan(passes.report[i]) & np.isnan(passes.report[i + 1])
+        for r in np.flatnonzero(idle_next):
+            found.append(passes.report[i, r] - passes.launch[i + 1])
+    seconds = np.array(found)
+    seconds = seconds[(seconds > 0) & (seconds < 1.0)]
+    if len(seconds) < MIN_SAMPLES:
+        return np.array([0.6 * float(np.median(cost.expected))])
+    return seconds
+
+
+def _measure_drift(cost: PassCost) -> float:
+    """Relative scatter of pass durations between tenths of the recording."""
+    ratio = (cost.expected + cost.excess) / cost.expected
+    edges = np.quantile(cost.time, np.linspace(0, 1, 11)[1:-1])
+    tenth = np.searchsorted(edges, cost.time)
+    medians = [np.median(ratio[tenth == k]) for k in range(10) if (tenth == k).sum() >= MIN_SAMPLES]
+    return float(np.std(medians) / np.sqrt(10)) if len(medians) > 2 else 0.0
+
+
+def _touched(load: Load, cost: PassCost) -> NDArray[np.bool_]:
+    out = np.zeros(len(load), bool)
+    for start, stop in cost.stalls:
+        out |= (load.begin < stop) & (load.finish > start)
+    return out
+
+
+def choose_requests(model: EngineModel, pattern: str | None) -> NDArray[np.bool_]:
+    """Requests that figures are given for.
+
+    Args:
+        model: The engine.
+        pattern: Regular expression searched for in request ids; None: all.
+
+    Raises:
+        UsageError: Not a regular expression, or it matches no request.
+    """
+    chosen = np.ones(len(model.load), bool)
+    if pattern is not None:
+        try:
+            wanted = re.compile(pattern)
+        except re.error as e:
+            raise UsageError(f"--request-filter {pattern!r}: {e}") from None
+        chosen = np.array([wanted.search(r) is not None for r in model.load.rid])
+        if not chosen.any():
+            raise UsageError(f"--request-filter {pattern!r} matches no request id")
+    return chosen
+
+
+def measure_recording(
+    model: EngineModel, chosen: NDArray[np.bool_], num_delay_passes: float | None
+) -> dict[str, float | None]:
+    """The same quantities as recorded.
+
+    Args:
+        model: The engine.
+        chosen: From :func:`choose_requests`.
+        num_delay_passes: As the engine counted; None where nothing says it.
+    """
+    load, passes = model.load, model.passes
+    keep = chosen & ~model.touched
+    if chosen.all():
+        inside = np.ones(len(passes), bool)
+    else:
+        last = np.searchsorted(passes.end, load.forward_end - 0.05)
+        first = np.searchsorted(passes.launch, load.selected)
+        inside = np.zeros(len(passes), bool)
+        for a, b in zip(first[chosen], last[chosen], strict=True):
+            inside[a : b + 1] = True
+    width = (passes.tokens[inside] > 0).sum(1)
+    cost = model.costs[0]
+    took = np.interp(passes.launch[inside], *_sorted_durations(cost))
+    return {
+        "num_iterations": float(inside.sum()),
+        "num_solo_iterations": float((width == 1).sum()),
+        "num_fully_fused_iterations": float((width == model.num_ranks).sum()),
+        "num_delay_passes": num_delay_passes if chosen.all() else None,
+        "request_latency_mean_s": _mean((load.finish - load.begin)[keep]),
+        "ttft_p50_s": _percentile((load.done - load.first)[keep], 50),
+        "ttft_p99_s": _percentile((load.done - load.first)[keep], 99),
+        "prefill_throughput_tok_s": float(passes.tokens[inside].sum() / took.sum()),
+    }
+
+
+def _sorted_durations(cost: PassCost) -> tuple[F64, F64]:
+    order = np.argsort(cost.time)
+    return cost.time[order], (cost.expected + cost.excess)[order]
+
+
+def _mean(values: F64) -> float | None:
+    ok = values[np.isfinite(values)]
+    return float(ok.mean()) if len(ok) else None
+
+
+def _percentile(values: F64, q: float) -> float | None:
+    ok = values[np.isfinite(values)]
+    return float(np.percentile(ok, q)) if len(ok) else None
+
+
+def replay_once(
+    model: EngineModel,
+    setting: Setting,
+    chosen: NDArray[np.bool_],
+    *,
+    seed: int,
+    cost: PassCost,
+    turn_factor: float = 1.0,
+) -> dict[str, float]:
+    """One replay of the whole load; figures of the chosen requests.
+
+    Args:
+        model, setting, chosen: What to replay, how, and whose figures.
+        seed: Of the draws.
+        cost: Pass cost to use.
+        turn_factor: By which the length of an idle or delayed turn is scaled.
+    """
+    load = model.load
+    passes = setting.max_delay_passes or 0
+    config = PolicyConfig(
+        dp_size=model.num_ranks,
+        max_delay_passes=max(passes, 1),
+        token_usage_low_watermark=setting.token_usage_low_watermark,
+    )
+    times = model.times.copy()
+    times[3:5] *= turn_factor
+    finish, first, final, width, batch, busy, delays = run_engine(
+        pack_settings(config, model.rules), passes > 0, model.rules.mid_chunk_asks,
+        load.arrival, load.rank, load.tokens, model.num_ranks, model.chunk, model.pool,
+        cost.theta, cost.expected, cost.excess, cost.time, cost.is_blocking, model.idle_launch,
+        times, NEARNESS, seed,
+    )  # fmt: skip
+    inside = np.ones(len(width), bool)
+    held = float(delays.sum())
+    if not chosen.all():
+        inside = np.zeros(len(width), bool)
+        for a, b in zip(first[chosen], final[chosen], strict=True):
+            if a >= 0:
+                inside[a : max(a, b) + 1] = True
+        held = float(delays[:-1][inside].sum())
+    keep = chosen & ~model.touched
+    # What came before the schedulers saw it and after the result is as recorded.
+    lead = load.arrival - load.begin
+    tail = np.nan_to_num(load.finish - load.forward_end)
+    engine_tail = np.nan_to_num(load.done - load.forward_end)
+    latency = finish - load.arrival + lead + tail
+    ttft = finish - load.first + engine_tail
+    return {
+        "num_iterations": float(inside.sum()),
+        "num_solo_iterations": float((width[inside] == 1).sum()),
+        "num_fully_fused_iterations": float((width[inside] == model.num_ranks).sum()),
+        "num_delay_passes": held,
+        "request_latency_mean_s": _mean(latency[keep]) or np.nan,
+        "ttft_p50_s": _percentile(ttft[keep], 50) or np.nan,
+        "ttft_p99_s": _percentile(ttft[keep], 99) or np.nan,
+        "prefill_throughput_tok_s": float(batch[inside].sum() / max(busy[inside].sum(), 1e-9)),
+    }
+
+
+def predict(
+    model: EngineModel,
+    settings: Sequence[Setting],
+    chosen: NDArray[np.bool_],
+    measured: dict[str, float | None],
+    *,
+    repeats: int = 20,
+) -> list[Prediction]:
+    """Predict the figures of several settings, with intervals.
+
+    The interval holds the scatter of repeated replays with resampled fits and turns of 0.8 to 1.25
+    times their length, the drift of the host's speed between runs, and the error with which the
+    replay reproduces the recording itself. Counts of iterations are scaled by recorded ÷ replayed
+    iterations of the recording's own setting: passes that the replay splits or joins too often it
+    splits or joins at other settings too.
+
+    Args:
+        model: The engine.
+        settings: To try.
+        chosen: Whose figures.
+        measured: Of the recording.
+        repeats: Replays of each setting.
+    """
+    if not len(model.load):
+        raise InputError("nothing to replay: no request")
+    own = repeat_replay(model, model.recorded, chosen, repeats)
+    counted, found = measured["num_iterations"] or 0.0, float(own["num_iterations"].mean())
+    factor = 1.0
+    if counted >= MIN_COUNT and found > 0:
+        factor = float(np.clip(counted / found, 0.8, 1.25))
+    error = {
+        q: abs(float(np.nanmedian(own[q])) - m) / m
+        for q in QUANTITIES
+        if (m := measured.get(q)) and np.isfinite(own[q]).any()
+    }
+    out = []
+    for setting in settings:
+        values: dict[str, float | None] = {}
+        intervals: dict[str, tuple[float, float]] = {}
+        for q, drawn in repeat_replay(model, setting, chosen, repeats).items():
+            sample = drawn[np.isfinite(drawn)] * (factor if q in COUNTS else 1.0)
+            if not len(sample):
+                values[q] = None
+                continue
+            value = float(sample.mean())
+            spread = float(sample.std(ddof=1)) if len(sample) > 1 else 0.0
+            half = 1.64 * np.hypot(spread, model.drift * value) + error.get(q, 0.0) * value
+            values[q] = value
+            intervals[q] = (max(0.0, value - half), value + half)
+        out.append(Prediction(setting, values, intervals))
+    return out
+
+
+def repeat_replay(
+    model: EngineModel, setting: Setting, chosen: NDArray[np.bool_], repeats: int
+) -> dict[str, F64]:
+    """Figures of repeated replays: quantity → one value a repeat.
+
+    Equal repeats of two settings share fit, turn and seed, so their ratio is of the settings.
+    """
+
+    def one(k: int) -> dict[str, float]:
+        # Every other repeat uses the fit to all passes, the others one to resampled passes.
+        cost = model.costs[0] if k % 2 == 0 else model.costs[1 + (k // 2) % (len(model.costs) - 1)]
+        factor = 1.0 if k == 0 else float(np.exp(np.linspace(-0.22, 0.22, 7)[k % 7]))
+        return replay_once(model, setting, chosen, seed=k, cost=cost, turn_factor=factor)
+
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(one, range(repeats)))
+    return {q: np.array([row[q] for row in rows]) for q in QUANTITIES}
