@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, NoReturn
 
 import grpc
@@ -68,12 +69,17 @@ class GrpcReceiver:
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
+            # Asked of the system first: gRPC says why only in a log line of its own.
+            family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
             bound: int = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            bound = 0
-            del error  # says no more than that it failed
-        if bound == 0:
-            raise UsageError(f"cannot listen on {address} for gRPC; --grpc-port names another")
+        except (OSError, RuntimeError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UsageError(
+                f"cannot listen on {address} for gRPC: {why}; --host and --grpc-port name another"
+            ) from error
         return bound
 
     async def start(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import zlib
 from typing import TYPE_CHECKING
 
@@ -71,10 +70,11 @@ class HttpReceiver:
             self._listener = await loop.create_server(
                 self._bounded, host, port, start_serving=False, backlog=128
             )
-        except (OSError, socket.gaierror) as error:
+        except OSError as error:
             why = error.strerror or str(error)
             raise UsageError(
-                f"cannot listen on {host}:{port} for HTTP: {why}; --http-port names another"
+                f"cannot listen on {host}:{port} for HTTP: {why};"
+                " --host and --http-port name another"
             ) from error
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from pdtrace.collect.grpc_receiver import GrpcReceiver
@@ -137,11 +138,8 @@ class Session:
 
     def _announce(self) -> None:
         host = self.settings.host
-        if not _is_loopback(host):
-            self._warn(
-                f"{host} is reachable from other machines, and anyone there may send spans:"
-                " OTLP is taken without authentication or encryption"
-            )
+        if warning := warning_about(host):
+            self._warn(warning)
         self._warn(
             f"listening on {host}, gRPC port {self.grpc_port}, HTTP port {self.http_port};"
             f" writing to {self.settings.directory}; Ctrl-C stops"
@@ -190,8 +188,18 @@ class Session:
             self._warn(f"{settings.directory}: collect.json not written: {error}")
 
 
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+def warning_about(host: str) -> str | None:
+    """What to know about listening there; None for loopback."""
+    try:
+        is_loopback = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name, which may be any address
+        is_loopback = False
+    if is_loopback:
+        return None
+    return (
+        f"{host} can be reached from other machines, and anyone there may send spans: OTLP is taken"
+        " without authentication or encryption"
+    )
 
 
 def collect(settings: Settings) -> str:
