@@ -172,6 +172,8 @@ def _read_json(source: Input, state: _FileState) -> Iterator[Iterator[Span]]:
     else:
         pieces = _lines(source, state)
     for number, line in pieces:
+        if not line.strip():
+            continue
         state.where = f"line {number}"
         try:
             message = otlp.decode_message(line)
@@ -193,13 +195,28 @@ def _is_document(head: bytes) -> bool:
 
 
 def _lines(source: Input, state: _FileState) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    for block in source.blocks():
-        for line in block.split(b"\n"):
-            if line.strip():
-                number += 1
-                state.num_lines = number
-                yield number, line
+    """Number and text of each line; a batch of many spans may be far longer than a log's line."""
+    number = size = 0
+    begun: list[bytes] = []  # pieces of a line that goes on
+    data = source.head
+    while data:
+        first, *others = data.split(b"\n")
+        begun.append(first)
+        size += len(first)
+        if size > MAX_MESSAGE_BYTES:
+            raise InputError(
+                f"a line of more than {MAX_MESSAGE_BYTES >> 20} MB; export one message a line",
+                path=source.path,
+            )
+        for piece in others:
+            number += 1
+            yield number, b"".join(begun)
+            begun, size = [piece], len(piece)
+        state.num_lines = number
+        data = source.read(_READ_BYTES)
+    if size:
+        state.num_lines = number + 1
+        yield number + 1, b"".join(begun)
 
 
 def _build(
@@ -227,6 +244,10 @@ def _build(
             warnings.append(
                 f"{source.path}: {state.num_bad} damaged {state.what} were left out{_where(state)}"
             )
+    if requests.height:
+        nameless = requests["rid"].null_count()
+        if nameless:
+            collector.skipped["request whose root span was not exported"] += nameless
     if others:
         names = "; ".join(f"{e.title}: {e.num_batches} batches" for e in others[:3])
         warnings.append(

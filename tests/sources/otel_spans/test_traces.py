@@ -11,6 +11,7 @@ from made_spans import MS, ORIGIN, as_lines, message, request, span
 
 from pdtrace.errors import InputError
 from pdtrace.sources import read
+from pdtrace.sources.otel_spans import collect
 from pdtrace.sources.otel_spans.chunks import CutPrompt, solve_chunks
 
 DATA = Path(__file__).parents[2] / "data" / "spans"
@@ -192,3 +193,51 @@ def test_missing_extra_is_named(tmp_path, monkeypatch):
     recording = read([str(tmp_path)])
     assert recording.num_events == 3
     assert any("pdtrace[otel]" in w for w in recording.warnings)
+
+
+@pytest.mark.parametrize("limits", [{"SWEEP_SPANS": 7, "MAX_OPEN": 5}, {"SWEEP_SPANS": 1}])
+def test_traces_closed_early_come_out_the_same(tmp_path, monkeypatch, limits):
+    """With room for few open traces, what exporters send in order of ends is put together again."""
+    spans = [s for n in range(1, 60) for s in request(n, n % 2, 40 * n, f"b{n}")]
+    spans.sort(key=lambda s: int(s["endTimeUnixNano"]))
+    messages = [message(spans[k : k + 9]) for k in range(0, len(spans), 9)]
+    whole = read_spans(tmp_path, messages)
+    for name, value in limits.items():
+        monkeypatch.setattr(collect, name, value)
+    split = read_spans(tmp_path, messages)
+    assert split.requests.sort("rid").equals(whole.requests.sort("rid"))
+    assert events_of(split)["dp_rank"].equals(events_of(whole)["dp_rank"])
+    assert events_of(split)["ts"].equals(events_of(whole)["ts"])
+
+
+def test_one_file_a_process(tmp_path):
+    """Each process may write its own file: traces, engine and ranks are put together by ids."""
+    spans = [s for n in range(1, 9) for s in request(n, n % 2, 100 * n, f"b{n}")]
+    parts = {"api": [], "rank0": [], "rank1": []}
+    for k, s in enumerate(spans):
+        is_scheduler = k % 9 >= 4
+        parts[f"rank{(k // 9 + 1) % 2}" if is_scheduler else "api"].append(s)
+    for name, mine in parts.items():
+        (tmp_path / name).write_bytes(as_lines([message(mine)]))
+    recording = read([str(tmp_path)])
+    assert recording.warnings == ()
+    assert events_of(recording)["dp_rank"].to_list() == [1, 0] * 4
+    assert recording.requests.height == 8
+    assert recording.requests["selected"].null_count() == 0
+
+
+def test_a_long_line_is_read(tmp_path):
+    """A batch of many spans makes a line longer than what is read at once."""
+    spans = [s for n in range(1, 1500) for s in request(n, 0, 100 * n, f"b{n}")]
+    recording = read_spans(tmp_path, [message(spans)])
+    assert recording.num_events == 1499
+    assert recording.files[0].num_lines == 1
+
+
+def test_requests_in_flight_at_a_crash_are_counted(tmp_path):
+    """Without its root span a request has no id: counted, not invented."""
+    recording = read_spans(
+        tmp_path, [message(request(1, 0, 100, "a") + request(2, 0, 200, "b")[1:4])]
+    )
+    assert recording.requests["rid"].to_list() == ["rid-1"]
+    assert recording.files[0].skipped == {"request whose root span was not exported": 1}
