@@ -128,9 +128,13 @@ def durations(passes: Passes, blocking: bool, turn_s: float) -> F64:
     following = np.append(passes.launch[1:], np.inf)
     if blocking:
         overlapped = following < passes.end
-        return np.where(overlapped, following - passes.launch - turn_s, passes.end - passes.launch)
+        out: F64 = np.where(
+            overlapped, following - passes.launch - turn_s, passes.end - passes.launch
+        )
+        return out
     before = np.append(-np.inf, passes.end[:-1])
-    return passes.end - np.fmax(passes.launch, before)
+    alone: F64 = passes.end - np.fmax(passes.launch, before)
+    return alone
 
 
 def fit_pass_cost(

@@ -384,7 +384,7 @@ def predict(
     chosen: NDArray[np.bool_],
     measured: dict[str, float | None],
     *,
-    repeats: int = 20,
+    repeats: int | None = None,
 ) -> list[Prediction]:
     """Predict the figures of several settings, with intervals.
 
@@ -399,10 +399,11 @@ def predict(
         settings: To try.
         chosen: Whose figures.
         measured: Of the recording.
-        repeats: Replays of each setting.
+        repeats: Replays of each setting; None: fewer for long loads, which average by themselves.
     """
     if not len(model.load):
         raise InputError("nothing to replay: no request")
+    repeats = repeats or choose_repeats(model)
     own = repeat_replay(model, model.recorded, chosen, repeats)
     counted, found = measured["num_iterations"] or 0.0, float(own["num_iterations"].mean())
     factor = 1.0
@@ -429,6 +430,11 @@ def predict(
             intervals[q] = (max(0.0, value - half), value + half)
         out.append(Prediction(setting, values, intervals))
     return out
+
+
+def choose_repeats(model: EngineModel) -> int:
+    """Replays of each setting: a long load averages over its own passes."""
+    return 14 if len(model.load) < 20_000 else 3
 
 
 def repeat_replay(

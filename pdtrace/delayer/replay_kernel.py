@@ -41,8 +41,8 @@ def draw_excess(
 
     The host's speed drifts over a recording, so of ``nearness`` draws the nearest in time is taken.
     """
-    low = np.searchsorted(expected, expected_s * 0.95)
-    high = np.searchsorted(expected, expected_s * 1.05, side="right")
+    low = int(np.searchsorted(expected, expected_s * 0.95))
+    high = int(np.searchsorted(expected, expected_s * 1.05, side="right"))
     if high - low < MIN_NEIGHBOURS:
         middle = (low + high) // 2
         low = max(0, min(len(expected) - MIN_NEIGHBOURS, middle - MIN_NEIGHBOURS // 2))
@@ -52,7 +52,7 @@ def draw_excess(
         other = low + int(np.random.random() * (high - low))
         if abs(time[other] - now) < abs(time[best] - now):
             best = other
-    return excess[best]
+    return float(excess[best])
 
 
 @compiled()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdtrace.delayer.replay import EngineModel, Setting, repeat_replay
+from pdtrace.delayer.replay import EngineModel, Setting, choose_repeats, repeat_replay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,7 @@ def tune(
     chosen: NDArray[np.bool_],
     *,
     passes: tuple[int, ...] = SWEPT_PASSES,
-    repeats: int = 14,
+    repeats: int | None = None,
 ) -> Advice:
     """Sweep the bound on delay passes and say which to use.
 
@@ -73,8 +73,9 @@ def tune(
         model: The engine.
         chosen: Requests that count.
         passes: Bounds to try.
-        repeats: Replays of each.
+        repeats: Replays of each; None: as many as the load's length asks for.
     """
+    repeats = repeats or choose_repeats(model)
     off = repeat_replay(model, Setting(None), chosen, repeats)
     outcomes = []
     for bound in passes:

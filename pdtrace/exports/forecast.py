@@ -169,10 +169,14 @@ def build_advice_report(model: EngineModel, advice: Advice) -> Report:
         for o in advice.outcomes
     )  # fmt: skip
     columns = (
-        "bound", "longest wait", "mean latency", "p99 time to first token",
-        "tokens per busy second", "iterations", "delay passes",
+        "at most", "held up to", "mean latency", "p99 to 1st token", "tok per busy s",
+        "iterations", "delay passes",
     )  # fmt: skip
-    notes = ("Changes against the delayer off.", *advice.remarks, *_rests_on(model))
+    notes = (
+        "Changes against the delayer off; nine in ten runs are expected within ±.",
+        *advice.remarks,
+        *_rests_on(model),
+    )
     return Report(verdict, None, (Section("Sweep", columns, rows, tuple(dict.fromkeys(notes))),))
 
 
@@ -180,7 +184,7 @@ def _percent(change: tuple[float, float, float]) -> str:
     if not math.isfinite(change[0]):
         return "not known"
     point, low, high = (100 * x for x in change)
-    return f"{point:+.1f} % ({low:+.1f} to {high:+.1f})"
+    return f"{point:+.1f} ± {(high - low) / 2:.1f} %"
 
 
 def _rests_on(model: EngineModel) -> tuple[str, ...]:

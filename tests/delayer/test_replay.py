@@ -97,7 +97,7 @@ def test_watermark_above_the_usage_releases_at_once():
 
 def test_long_prompt_runs_in_chunks_back_to_back():
     """Guards chunking: a prompt of two and a half chunks takes three passes."""
-    finish, first, final, width, batch, *_ = lone_engine([1.0], [0], [250], chunk=100.0)
+    finish, first, final, _, batch, *_ = lone_engine([1.0], [0], [250], chunk=100.0)
     assert (first[0], final[0]) == (0, 2)
     assert batch.tolist() == [100, 100, 50]
     assert finish[0] == pytest.approx(1.3, abs=0.02)
