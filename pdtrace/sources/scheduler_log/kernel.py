@@ -7,28 +7,37 @@ tries the key that followed the previous key last time, and only then searches a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING
 
-import numba as nb
 import numpy as np
 
 from pdtrace.sources.scheduler_log import catalogue as cat
 from pdtrace.sources.scheduler_log import ranks
+from pdtrace.sources.scheduler_log.byte_words import (
+    F,
+    count_digits,
+    equals,
+    find,
+    has_header,
+    is_digit,
+    is_header,
+    jit,
+    load,
+    stamp,
+    to_number,
+)
 from pdtrace.sources.scheduler_log.lines import Parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 PADDING = 64
 """Bytes that must follow the text in the buffer, so that looking ahead needs no check."""
 
-_LOW = np.uint64(0x0101010101010101)
-_HIGH = np.uint64(0x8080808080808080)
+_THREE_BYTES = np.uint64(0xFFFFFF)
+_POWERS = 10.0 ** np.arange(18)
 _ABSENT = np.int64(cat.ABSENT)
 _NUM_FIELDS = len(cat.FIELDS)
-_FIRST_YEAR, _LAST_YEAR = cat.YEARS[0], cat.YEARS[-1]
 _FIRST_CODE_TORN = np.int64(cat.TORN)
 _CODE_ACCESS = np.int64(cat.ACCESS)
 _CODE_TRACEBACK = np.int64(cat.TRACEBACK)
@@ -39,19 +48,27 @@ _HAS_COMMA, _HAS_OTHER = np.int64(cat.HAS_TRAILING_COMMA), np.int64(cat.HAS_OTHE
 _GRAPH, _THROUGHPUT = np.int64(cat.GRAPH), np.int64(cat.THROUGHPUT)
 _BEFORE = np.int64(cat.THROUGHPUT_BEFORE_GRAPH)
 
-F = Any
-
-
-def _jit(inline: Literal["never", "always"] = "never") -> Callable[[F], F]:
-    return cast("Callable[[F], F]", nb.njit(nogil=True, cache=True, inline=inline))
-
 
 def _pack(texts: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     ends = np.cumsum([0, *(len(t) for t in texts)], dtype=np.int64)
     return np.frombuffer(b"".join(texts), dtype=np.uint8), ends
 
 
-_KEYS, _KEY_ENDS = _pack([f.key + b": " for f in cat.FIELDS])
+def _pack_words(texts: list[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Texts as rows of eight-byte words, and the bits of them that count."""
+    size = (max(map(len, texts)) + 7) // 8 * 8
+    rows = b"".join(t.ljust(size, b"\0") for t in texts)
+    masks = b"".join((b"\xff" * len(t)).ljust(size, b"\0") for t in texts)
+    shape = (len(texts), size // 8)
+    return (
+        np.frombuffer(rows, dtype=np.uint64).reshape(shape),
+        np.frombuffer(masks, dtype=np.uint64).reshape(shape),
+    )
+
+
+_KEY_TEXTS = [f.key + b": " for f in cat.FIELDS]
+_KEY_WORDS, _KEY_MASKS = _pack_words(_KEY_TEXTS)
+_KEY_SIZES = np.array([len(t) for t in _KEY_TEXTS], dtype=np.int64)
 _KEY_KINDS = np.array([f.kind for f in cat.FIELDS], dtype=np.int64)
 _KEY_SLOTS = np.array([f.slot for f in cat.FIELDS], dtype=np.int64)
 _STARTS, _START_ENDS = _pack([text for text, _ in cat.NOTES])
@@ -61,113 +78,31 @@ _WORDS, _WORD_ENDS = _pack(
 )
 
 
-@_jit("always")
-def _find(buf: F, words: F, i: F, end: F, byte: F) -> F:
-    """Index of the next ``byte`` in ``buf[i:end]``, or ``end``; eight bytes at a time."""
-    while i < end and i & 7:
-        if buf[i] == byte:
-            return i
-        i += 1
-    pattern = _LOW * np.uint64(byte)
-    while i < end:
-        x = words[i >> 3] ^ pattern
-        if (x - _LOW) & ~x & _HIGH:
-            break
-        i += 8
-    while i < end:
-        if buf[i] == byte:
-            return i
-        i += 1
-    return end
-
-
-@_jit("always")
-def _is_digit(c: F) -> F:
-    return c >= 48 and c <= 57
-
-
-@_jit("always")
-def _two(buf: F, i: F) -> F:
-    a, b = np.int64(buf[i]) - 48, np.int64(buf[i + 1]) - 48
-    if a < 0 or a > 9 or b < 0 or b > 9:
-        return np.int64(-1000000)
-    return a * 10 + b
-
-
-@_jit("always")
-def _equals(buf: F, i: F, text: F, start: F, stop: F) -> F:
-    for k in range(stop - start):  # noqa: SIM110  (numba has no all() of a generator)
-        if buf[i + k] != text[start + k]:
+@jit("always")
+def _is_key(words: F, i: F, key: F) -> F:
+    if load(words, i) & _KEY_MASKS[key, 0] != _KEY_WORDS[key, 0]:
+        return False
+    for k in range(1, (_KEY_SIZES[key] + 7) >> 3):
+        if load(words, i + 8 * k) & _KEY_MASKS[key, k] != _KEY_WORDS[key, k]:
             return False
     return True
 
 
-@_jit()
-def _stamp(buf: F, i: F) -> F:
-    """Milliseconds since 1970 of ``YYYY-MM-DD HH:MM:SS`` at ``i`` as if it were UTC, or ABSENT."""
-    if (
-        buf[i + 4] != 45 or buf[i + 7] != 45 or buf[i + 10] != 32
-        or buf[i + 13] != 58 or buf[i + 16] != 58
-    ):  # fmt: skip
-        return _ABSENT
-    century, year = _two(buf, i), _two(buf, i + 2)
-    month, day = _two(buf, i + 5), _two(buf, i + 8)
-    hour, minute, second = _two(buf, i + 11), _two(buf, i + 14), _two(buf, i + 17)
-    if century < 0 or year < 0:
-        return _ABSENT
-    if century * 100 + year < _FIRST_YEAR or century * 100 + year > _LAST_YEAR:
-        return _ABSENT
-    if month < 1 or month > 12 or day < 1 or day > 31:
-        return _ABSENT
-    if hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 60:
-        return _ABSENT
-    # days from the civil calendar, years beginning in March so that the leap day comes last
-    y = century * 100 + year - (1 if month <= 2 else 0)
-    era = y // 400
-    yoe = y - era * 400
-    doy = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
-    days = era * 146097 + yoe * 365 + yoe // 4 - yoe // 100 + doy - 719468
-    return (((days * 24 + hour) * 60 + minute) * 60 + second) * 1000
-
-
-@_jit("always")
-def _is_header(buf: F, i: F) -> F:
-    """Whether a date and time follow the ``[`` at ``i``: where another line begins."""
-    for k in (1, 2, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19):
-        if not _is_digit(buf[i + k]):
-            return False
-    return (
-        buf[i + 5] == 45 and buf[i + 8] == 45 and buf[i + 11] == 32
-        and buf[i + 14] == 58 and buf[i + 17] == 58
-    )  # fmt: skip
-
-
-@_jit()
-def _has_header(buf: F, words: F, i: F, end: F) -> F:
-    while True:
-        i = _find(buf, words, i, end, np.uint8(91))
-        if i + 20 > end:
-            return False
-        if _is_header(buf, i):
-            return True
-        i += 1
-
-
-@_jit()
+@jit()
 def _note(buf: F, words: F, i: F, end: F) -> F:
     """Code of the line whose message begins at ``i``, or -1."""
     first = buf[i]
     for k in range(_START_CODES.size):
         a, b = _START_ENDS[k], _START_ENDS[k + 1]
-        if _STARTS[a] == first and i + b - a <= end and _equals(buf, i, _STARTS, a, b):
+        if _STARTS[a] == first and i + b - a <= end and equals(buf, i, _STARTS, a, b):
             return _START_CODES[k]
-    if first == 73 and _equals(buf, i, _WORDS, _WORD_ENDS[2], _WORD_ENDS[3]):
+    if first == 73 and equals(buf, i, _WORDS, _WORD_ENDS[2], _WORD_ENDS[3]):
         j = i
         while True:
-            j = _find(buf, words, j, end, np.uint8(45))
+            j = find(buf, words, j, end, np.uint8(45))
             if j >= end:
                 break
-            if j + _WORD_ENDS[5] - _WORD_ENDS[4] <= end and _equals(
+            if j + _WORD_ENDS[5] - _WORD_ENDS[4] <= end and equals(
                 buf, j, _WORDS, _WORD_ENDS[4], _WORD_ENDS[5]
             ):
                 return _CODE_ACCESS
@@ -175,13 +110,16 @@ def _note(buf: F, words: F, i: F, end: F) -> F:
     return -1
 
 
-@_jit()
+@jit()
 def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following: F) -> F:
     """Read ``buf[i:n]``. Returns the numbers of rows, notes, lines, and lines without tokens."""
     row = num_notes = num_lines = num_blank = np.int64(0)
+    # most lines print the second that the line before them printed
+    last_ts = _ABSENT
+    last_a = last_b = last_c = np.uint64(0)
     while i < n:
         start = i
-        stop = _find(buf, words, i, n, np.uint8(10))
+        stop = find(buf, words, i, n, np.uint8(10))
         i = stop + 1
         num_lines += 1
         end = stop
@@ -192,7 +130,12 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
             end -= 1
         ts = _ABSENT
         if buf[start] == 91 and end - start > 21:
-            ts = _stamp(buf, start + 1)
+            a_word, b_word = load(words, start + 1), load(words, start + 9)
+            c_word = load(words, start + 17) & _THREE_BYTES
+            if a_word != last_a or b_word != last_b or c_word != last_c:
+                last_a, last_b, last_c = a_word, b_word, c_word
+                last_ts = stamp(buf, start + 1)
+            ts = last_ts
         p = start + 20
         has_ms = False
         dp = tp = pp = _ABSENT
@@ -200,7 +143,7 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
         if ts != _ABSENT:
             if buf[p] == 46:
                 for k in range(1, 4):
-                    if not _is_digit(buf[p + k]):
+                    if not is_digit(buf[p + k]):
                         ts = _ABSENT
                 if ts != _ABSENT:
                     ts += (
@@ -217,7 +160,7 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
                     p += 1
                 b = p
                 value = np.int64(0)
-                while _is_digit(buf[p]) and p - b < 4:
+                while is_digit(buf[p]) and p - b < 4:
                     value = value * 10 + (np.int64(buf[p]) - 48)
                     p += 1
                 if b in (a, p):
@@ -236,9 +179,9 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
         if ts == _ABSENT:
             code = np.int64(-1)
             if end - start > 20:
-                if _equals(buf, start, _WORDS, _WORD_ENDS[3], _WORD_ENDS[4]):
+                if equals(buf, start, _WORDS, _WORD_ENDS[3], _WORD_ENDS[4]):
                     code = _CODE_TRACEBACK
-                elif _has_header(buf, words, start + 1, end):
+                elif has_header(buf, words, start + 1, end):
                     code = _FIRST_CODE_TORN
             if code >= 0:
                 notes[0, num_notes] = code
@@ -250,10 +193,10 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
 
         kind = np.int64(-1)
         q = p
-        if p + 13 < end and _equals(buf, p, _WORDS, _WORD_ENDS[0], _WORD_ENDS[1]):
+        if p + 13 < end and equals(buf, p, _WORDS, _WORD_ENDS[0], _WORD_ENDS[1]):
             kind = np.int64(0)
             q = p + 13
-        elif p + 12 < end and _equals(buf, p, _WORDS, _WORD_ENDS[1], _WORD_ENDS[2]):
+        elif p + 12 < end and equals(buf, p, _WORDS, _WORD_ENDS[1], _WORD_ENDS[2]):
             kind = np.int64(1)
             q = p + 12
         label = _ABSENT
@@ -261,7 +204,7 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
             a = q + 2
             q = a
             value = np.int64(0)
-            while _is_digit(buf[q]) and q - a < 18:
+            while is_digit(buf[q]) and q - a < 18:
                 value = value * 10 + (np.int64(buf[q]) - 48)
                 q += 1
             if q == a or buf[q] != 93:
@@ -276,7 +219,7 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
             code = _note(buf, words, p, end)
             c = buf[p]
             # only these messages are taken apart when another line was written into them
-            if c in (80, 68, 82, 73) and _has_header(buf, words, p, end):
+            if c in (80, 68, 82, 73) and has_header(buf, words, p, end):
                 code = _FIRST_CODE_TORN
             if code >= 0:
                 notes[0, num_notes] = code
@@ -299,27 +242,32 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
             ints[k, row] = _ABSENT
         usage = throughput = np.nan
         p = q + 2
-        previous = _NUM_FIELDS
+        # the two kinds of line go through the keys in different orders
+        base = kind * (_NUM_FIELDS + 1)
+        previous = base + _NUM_FIELDS
         is_torn = False
         while p < end:
             key = following[previous]
-            a, b = _KEY_ENDS[key], _KEY_ENDS[key + 1]
-            if p + b - a > end or not _equals(buf, p, _KEYS, a, b):
+            if p + _KEY_SIZES[key] > end or not _is_key(words, p, key):
                 key = np.int64(-1)
+                first = load(words, p)
                 for k in range(_NUM_FIELDS):
-                    a, b = _KEY_ENDS[k], _KEY_ENDS[k + 1]
-                    if p + b - a <= end and _equals(buf, p, _KEYS, a, b):
+                    if (
+                        first & _KEY_MASKS[k, 0] == _KEY_WORDS[k, 0]
+                        and p + _KEY_SIZES[k] <= end
+                        and _is_key(words, p, k)
+                    ):
                         key = np.int64(k)
                         following[previous] = key
                         break
             is_valid = False
             if key >= 0:
-                previous = key
+                previous = base + key
                 bit = np.int64(1) << key
                 if bit & _GRAPH and seen & _THROUGHPUT:
                     seen |= _BEFORE
                 seen |= bit
-                p += b - a
+                p += _KEY_SIZES[key]
                 kind_of = _KEY_KINDS[key]
                 if kind_of != 3:
                     q = p
@@ -328,7 +276,12 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
                         q += 1
                     a = q
                     value = np.int64(0)
-                    while _is_digit(buf[q]) and q - a < 18:
+                    word = load(words, q)
+                    count = count_digits(word)
+                    if count and count < 8:
+                        value = to_number(word, count)
+                        q += count
+                    while is_digit(buf[q]) and q - a < 18:
                         value = value * 10 + (np.int64(buf[q]) - 48)
                         q += 1
                     is_valid = q > a
@@ -336,7 +289,7 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
                     if is_valid and buf[q] == 46:
                         decimals = np.int64(0)
                         q += 1
-                        while _is_digit(buf[q]) and q - a < 17:
+                        while is_digit(buf[q]) and q - a < 17:
                             value = value * 10 + (np.int64(buf[q]) - 48)
                             decimals += 1
                             q += 1
@@ -351,11 +304,8 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
                         else:
                             is_valid = False
                     elif is_valid and q - a <= 16:
-                        x = np.float64(value)
-                        scale = 1.0
-                        for _ in range(decimals):
-                            scale *= 10.0
-                        x /= scale
+                        places = decimals if decimals > 0 else 0
+                        x = np.float64(value) / _POWERS[places]
                         if kind_of == 1:
                             throughput = x
                         elif not usage >= x:
@@ -366,7 +316,7 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
                         p = q
             if not is_valid:
                 while p < end and not (p + 1 < end and buf[p] == 44 and buf[p + 1] == 32):
-                    if buf[p] == 91 and p + 20 <= end and _is_header(buf, p):
+                    if buf[p] == 91 and p + 20 <= end and is_header(buf, p):
                         is_torn = True
                         break
                     p += 1
@@ -415,7 +365,7 @@ def parse_block(buffer: NDArray[np.uint8], stop: int, *, start: int = 0) -> Pars
     ints = np.empty((cat.NUM_INTS, max_rows), dtype=np.int64)
     floats = np.empty((len(cat.FLOAT_FIELDS), max_rows), dtype=np.float64)
     notes = np.empty((4, max_notes), dtype=np.int64)
-    following = np.zeros(_NUM_FIELDS + 1, dtype=np.int64)
+    following = np.zeros(2 * (_NUM_FIELDS + 1), dtype=np.int64)
     rows, num_notes, lines, blank = _parse(
         buffer, words, start, stop, ints, floats, notes, following
     )
@@ -428,5 +378,5 @@ def parse_block(buffer: NDArray[np.uint8], stop: int, *, start: int = 0) -> Pars
     )
 
 
-fold_rows = _jit()(ranks.fold_rows)
+fold_rows = jit()(ranks.fold_rows)
 """``ranks.fold_rows``, compiled."""
