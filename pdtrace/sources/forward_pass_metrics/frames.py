@@ -13,6 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 MAX_PAYLOAD_BYTES = 1 << 20
+MAX_RANKS = 4096
+"""A larger rank is no rank: tables are laid out over all ranks."""
 
 
 class _Scheduled(msgspec.Struct):
@@ -112,7 +114,7 @@ def decode_json(line: bytes) -> Pass:
 
 def _describe(m: _Payload, ts: int) -> Pass:
     done = m.scheduled_requests
-    if not 0 <= m.dp_rank < 2**16 or not 0 <= m.counter_id < 2**63:
+    if not 0 <= m.dp_rank < MAX_RANKS or not 0 <= m.counter_id < 2**63:
         raise ValueError("a rank or counter out of range")
     if not math.isfinite(m.wall_time) or not 0 <= m.wall_time < 1e6:
         raise ValueError("a duration out of range")

@@ -16,7 +16,7 @@ import polars as pl
 
 from pdtrace.schema import TIME
 from pdtrace.sources.otel_spans.chunks import CutPrompt, solve_chunks
-from pdtrace.sources.otel_spans.spans import ROOT, Span, Thread
+from pdtrace.sources.otel_spans.spans import PLAUSIBLE_NS, ROOT, Span, Thread
 from pdtrace.sources.otel_spans.traces import Batch, Request, read_requests
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ MAX_OPEN = 20_000
 SWEEP_SPANS = 16_384
 SETTLED_NS = 5 * 10**9  # a finished trace gets no more spans this long after its end
 STALE_NS = 600 * 10**9
-PLAUSIBLE_NS = range(10**18, 4 * 10**18)  # 2001 to 2096
+MAX_SPANS = 20_000  # a client may put all it ever asks into one trace
 _CHUNK_ROWS = 20_000
 _STAGES = (
     "arrived", "tokenized", "dispatched", "routed", "received", "bootstrapped", "queued",
@@ -123,7 +123,7 @@ class Collector:
         done = [
             key
             for key, trace in self._open.items()
-            if trace.newest < (settled if trace.has_root else stale)
+            if trace.newest < (settled if trace.has_root else stale) or len(trace.spans) > MAX_SPANS
         ]
         for key in done:
             self._close(self._open.pop(key))

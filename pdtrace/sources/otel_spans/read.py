@@ -300,7 +300,7 @@ def _events(
         pl.col("process").replace_strict(rank_of, return_dtype=pl.UInt16).alias("dp_rank"),
         pl.lit("prefill", EVENTS.schema["kind"]).alias("kind"),
         pl.max_horizontal("size", "seen").cast(pl.UInt32).alias("num_new_seqs"),
-        pl.col("tokens").cast(pl.UInt32).alias("num_new_tokens"),
+        pl.col("tokens").cast(pl.UInt32, strict=False).alias("num_new_tokens"),
         (pl.col("end") - pl.col("ts")).cast(pl.Duration("ns")).alias("duration"),
     )  # fmt: skip
     stores = []

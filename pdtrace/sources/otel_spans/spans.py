@@ -12,6 +12,10 @@ SCOPE = "sglang server"
 """Scope of the engine's own spans; those of a web framework have another."""
 
 ROOT, THREAD, SLICE = 1, 2, 3
+PLAUSIBLE_NS = range(10**18, 4 * 10**18)
+"""Times between 2001 and 2096; others are no times."""
+MAX_RANKS = 4096
+"""A larger rank is no rank: tables are laid out over all ranks."""
 
 # Name → what the slice is. Only prefill engines' and unified engines' slices are of use here.
 SLICES = {
@@ -124,7 +128,7 @@ def read_thread(span: Span) -> Thread:
     host, pid, label = "", 0, span.name
     found = _SCHEDULER.match(span.name)
     if found:
-        ranks = {f"{kind.lower()}_rank": int(n) for kind, n in _RANK.findall(found.group(2))}
+        ranks = {f"{kind.lower()}_rank": int(n) for kind, n in _RANK.findall(found.group(2)[:200])}
         host, pid = found.group(3), int(found.group(4)[:18])
     elif plain := _THREAD.match(span.name):
         label, host, pid = plain.group(1), plain.group(2), int(plain.group(3)[:18])
@@ -132,6 +136,7 @@ def read_thread(span: Span) -> Thread:
         value = _as_int(said.get(name))
         if value is not None:
             ranks[name] = value
+    ranks = {name: rank for name, rank in ranks.items() if rank < MAX_RANKS}
     pid_said = _as_int(said.get("pid"))
     # the name holds the first 8 characters of the host, so they are what all releases share
     host = str(said.get("host_id") or host)[:8]
@@ -158,9 +163,9 @@ def _as_int(value: Value) -> int | None:
 
 
 def read_schedule(ts: int, said: Attributes) -> Schedule | None:
-    """A ``schedule`` event of its attributes (§ 0.5.4 on); None if it names no batch."""
+    """A ``schedule`` event (0.5.4 on); None if it names no batch or has no time."""
     bid = said.get("bid")
-    if not isinstance(bid, str) or not bid:
+    if not isinstance(bid, str) or not bid or ts not in PLAUSIBLE_NS:
         return None
     mode = said.get("forward_mode")
     is_prefill = mode is None or str(mode).lower() in _PREFILL_MODES

@@ -137,7 +137,8 @@ def _place(labels: Labels) -> tuple[int | None, int, int]:
 
     def number(name: str) -> int | None:
         text = said.get(name, "")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else None
+        # a larger rank is no rank: tables are laid out over all ranks
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else None
 
     return number("dp_rank"), number("tp_rank") or 0, number("pp_rank") or 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from made_spans import as_lines, as_protobuf, message, request, span
 
 from pdtrace.errors import InputError
 from pdtrace.sources import read
+from pdtrace.sources.otel_spans import collect
 
 GOOD = [message(request(n, 0, 100 * n, f"b{n}")) for n in range(1, 4)]
 
@@ -127,3 +129,48 @@ def test_any_json_object_is_survived(tmp_path_factory, said):
     line = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [said]}]}]}).encode() + b"\n"
     path = write(tmp_path_factory.mktemp("o"), as_lines(GOOD) + line)
     assert read([path]).num_events == 3
+
+
+def test_absurd_attributes(tmp_path):
+    """Ranks, sizes, tokens and event times that nothing has: no overflow, no giant table."""
+    spans = request(9, 0, 400, "b9")
+    for s in spans:
+        for a in s.get("attributes", []):
+            if a["key"] in ("dp_rank", "tp_rank", "pid"):
+                a["value"] = {"intValue": str(2**62)}
+            if a["key"].endswith("prompt_tokens"):
+                a["value"] = {"intValue": str(2**32 - 1)}
+        for e in s.get("events", []):
+            e["attributes"][1]["value"] = {"intValue": "2"}
+    more = request(10, 0, 400, "b9", size=2)
+    more[0]["attributes"][1]["value"] = {"intValue": str(2**32 - 1)}
+    late = request(11, 0, 500, "b11")
+    next(s for s in late if "events" in s)["events"][0]["timeUnixNano"] = str(2**64 + 5)
+    recording = read([write(tmp_path, as_lines([*GOOD, message(spans + more + late)]))])
+    events = pl.concat(list(recording.events))
+    assert events["dp_rank"].max() < 4096
+    assert events["num_new_seqs"].max() <= 2
+    assert recording.engine.dp_size < 4096
+
+
+@pytest.mark.parametrize("rid", ["\\ud800", "\\u0000", "\x1b[31m"])
+def test_odd_request_ids(tmp_path, rid):
+    """Lone surrogates, zeros and control characters in ids: kept, or the line is left out."""
+    lines = as_lines(GOOD).splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"rid-2", rid.encode())
+    assert 2 <= read([write(tmp_path, b"".join(lines))]).num_events <= 3
+
+
+def test_one_trace_of_a_client_that_never_ends(tmp_path, monkeypatch):
+    """A client that asks everything within one trace does not fill the memory."""
+    monkeypatch.setattr(collect, "MAX_SPANS", 20)
+    monkeypatch.setattr(collect, "SWEEP_SPANS", 30)
+    messages = []
+    for n in range(1, 40):
+        spans = request(n, 0, 100 * n, f"b{n}")
+        for s in spans:
+            s["traceId"] = f"{7:032x}"
+        messages.append(message(spans))
+    recording = read([write(tmp_path, as_lines(messages))])
+    assert recording.num_events == 39
+    assert recording.requests["rid"].n_unique() == recording.requests.height == 39
