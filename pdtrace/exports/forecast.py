@@ -163,13 +163,13 @@ def build_advice_report(model: EngineModel, advice: Advice) -> Report:
         )
     rows = tuple(
         (
-            name_setting(o.setting), seconds(o.bound_s), _percent(o.latency), _percent(o.p99),
+            str(o.setting.max_delay_passes), seconds(o.bound_s), _percent(o.latency), _percent(o.p99),
             _percent(o.throughput), whole(o.num_iterations), whole(o.num_delay_passes),
         )
         for o in advice.outcomes
     )  # fmt: skip
     columns = (
-        "at most", "held up to", "mean latency", "p99 to 1st token", "tok per busy s",
+        "passes", "held up to", "mean latency", "p99 to 1st token", "tok per busy s",
         "iterations", "delay passes",
     )  # fmt: skip
     notes = (
