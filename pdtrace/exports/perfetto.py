@@ -76,7 +76,7 @@ def _first_time(run: Run, part: Part | None, requests: list[Request]) -> int:
         head = part.iterations.head(1).select(pl.coalesce("start", "end").dt.epoch("ns"))
         times.append(int(head.item()))
     if requests:
-        times.append(requests[0].stages[0][1])
+        times.append(requests[0].begin_ns)
     return min(times, default=0)
 
 
@@ -103,7 +103,7 @@ class _Trace:
         for rank in range(run.dp_size):
             self._rank(rank)
         self._busy_until: int | None = None
-        self._first_pass: dict[int, int] = {}  # request number → begin of its first pass
+        self._reached: dict[int, int] = {}  # request number → where its first arrow ends
 
     def _rank(self, rank: int) -> int:
         if rank not in self._ranks:
@@ -156,11 +156,23 @@ class _Trace:
             if row["duration"] is None:
                 self.writer.mark(track, stop, role, role, arguments=arguments)
                 continue
-            flows = [r.number + 1 for r in requests]
+            # A pass begins with the first of its ranks; arrows run forward in time, so one from a
+            # request that came a moment later ends at its selection.
+            late = [r for r in requests if r.number not in self._reached and r.begin_ns > begin]
+            flows = [r.number + 1 for r in requests if r not in late]
             self.writer.begin(track, begin, role, role, arguments=arguments, flows=flows)
+            for r in late:
+                at = min(max(r.selected_ns or 0, r.begin_ns), stop - 1)
+                arguments = self.writer.encode_arguments(
+                    {"iteration": row["iteration"], "dp_rank": rank}
+                )
+                self.writer.mark(
+                    track, at, "selected", "request", arguments=arguments, flows=[r.number + 1]
+                )
+                self._reached[r.number] = at
             self.writer.end(track, stop)
             for r in requests:
-                self._first_pass.setdefault(r.number, begin)
+                self._reached.setdefault(r.number, begin)
         self._write_tallies(iterations)
         self._write_gauges(part.events)
 
@@ -251,14 +263,14 @@ class _Trace:
         for request, track in self._lay_out(requests):
             (_, begin), *stages = request.stages
             finish = stages[-1][1] if stages else begin
-            flow = self._first_pass.get(request.number)
+            flow = self._reached.get(request.number)
             slices = [(request.rid, begin, finish)]
             mark = begin
             for name, end in stages:
                 if end > mark:
                     slices.append((name, mark, end))
                 mark = end
-            # An arrow runs forward in time: it leaves the last slice begun before the pass.
+            # Likewise an arrow leaves the last slice that begins before it ends.
             source = 0
             if flow is not None:
                 for k, (_, since, _) in enumerate(slices):
@@ -296,7 +308,7 @@ class _Trace:
         for request in requests:
             rank = request.dp_rank
             lanes = free.setdefault(rank, [])
-            if lanes and lanes[0][0] <= request.stages[0][1]:
+            if lanes and lanes[0][0] <= request.begin_ns:
                 track = heappop(lanes)[1]
             else:
                 name = "requests of no known rank" if rank is None else f"requests of rank {rank}"

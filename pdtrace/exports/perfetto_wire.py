@@ -70,6 +70,10 @@ def encode_fixed(field: int, value: int) -> bytes:
     return _varint(field << 3 | 1) + struct.pack("<Q", value)
 
 
+def _encode_flows(flows: Sequence[int]) -> bytes:
+    return b"".join(encode_fixed(47, f) for f in flows)  # TrackEvent.flow_ids
+
+
 class TraceWriter:
     """Writes packets to a stream.
 
@@ -221,7 +225,7 @@ class TraceWriter:
         self._event(
             SLICE_BEGIN, track, at_ns, self._name(name, is_repeated=is_repeated)
             + self._categories[category] + arguments
-            + b"".join(encode_fixed(47, f) for f in flows),
+            + _encode_flows(flows),
         )  # fmt: skip
 
     def end(self, track: int, at_ns: int) -> None:
@@ -229,11 +233,18 @@ class TraceWriter:
         self._event(SLICE_END, track, at_ns, b"")
 
     def mark(
-        self, track: int, at_ns: int, name: str, category: str, *, arguments: bytes = b""
+        self,
+        track: int,
+        at_ns: int,
+        name: str,
+        category: str,
+        *,
+        arguments: bytes = b"",
+        flows: Sequence[int] = (),
     ) -> None:
-        """Write an instant."""
+        """Write an instant; see :meth:`begin`."""
         body = self._name(name, is_repeated=True) + self._categories[category]
-        self._event(INSTANT, track, at_ns, body + arguments)
+        self._event(INSTANT, track, at_ns, body + arguments + _encode_flows(flows))
 
     def count(self, track: int, at_ns: int, value: float) -> None:
         """Write a counter's value from a time on."""

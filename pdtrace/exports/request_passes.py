@@ -61,6 +61,11 @@ class Request(NamedTuple):
     line: int | None
     context: tuple[str, str] | None
 
+    @property
+    def begin_ns(self) -> int:
+        """Its first time."""
+        return self.stages[0][1]
+
 
 def read_requests(run: Run) -> list[Request]:
     """The requests of a run that have a time, each once, in order of their first time."""
@@ -99,7 +104,7 @@ def read_requests(run: Run) -> list[Request]:
                 context=contexts.get(row["rid"]),
             )
         )
-    found.sort(key=lambda r: r.stages[0][1])
+    found.sort(key=lambda r: r.begin_ns)
     return [r._replace(number=i) for i, r in enumerate(found)]
 
 
