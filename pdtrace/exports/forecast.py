@@ -169,7 +169,7 @@ def build_advice_report(model: EngineModel, advice: Advice) -> Report:
         for o in advice.outcomes
     )  # fmt: skip
     columns = (
-        "passes", "held up to", "mean latency", "p99 to 1st token", "tok per busy s",
+        "bound", "held up to", "mean latency", "p99 to 1st token", "tok per busy s",
         "iterations", "delay passes",
     )  # fmt: skip
     notes = (
