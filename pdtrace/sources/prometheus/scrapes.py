@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PREFIX = "sglang:"
 MAX_SERIES = 2_000_000
+MAX_SCRAPES = 256
+"""A longer series is thinned out: it only dates the growth more finely."""
 _SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+(-?\d+))?\s*$")
 _LABEL = re.compile(r'\s*(\w+)="((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _SUFFIXES = ("_sum", "_count", "_bucket")
@@ -61,6 +63,7 @@ class Parser:
     first_bad: int = 0
     types: dict[str, str] = field(default_factory=dict)
     next_ts: int | None = None
+    keys: dict[Key, Key] = field(default_factory=dict)
 
     def fold(self, line: str) -> None:
         """Take in one line."""
@@ -90,7 +93,9 @@ class Parser:
         if "pid" in said:
             scrape.pids.add(said["pid"])
         if is_counter and len(scrape.values) < MAX_SERIES:
-            scrape.values[(name[len(PREFIX) :], labels)] = value
+            key = (name[len(PREFIX) :], labels)
+            # scrapes share their keys: a long series repeats them thousands of times
+            scrape.values[self.keys.setdefault(key, key)] = value
 
     def _is_counter(self, name: str) -> bool:
         kind = self.types.get(name)
@@ -118,6 +123,8 @@ class Parser:
             self.types[words[2]] = words[3].strip()
 
     def _start(self) -> None:
+        if len(self.scrapes) >= MAX_SCRAPES:
+            self.scrapes = thin_out(self.scrapes)
         self.scrapes.append(Scrape(self.source_id, self.next_ts))
         self.next_ts = None
 
@@ -196,6 +203,19 @@ def _is_restart(before: Scrape, after: Scrape) -> bool:
     if before.pids and after.pids and not before.pids & after.pids:
         return True
     return any(after.values[k] < v for k, v in before.values.items() if k in after.values)
+
+
+def thin_out(scrapes: list[Scrape]) -> list[Scrape]:
+    """Every other scrape, the first and last, and those beside a restart: no growth is lost."""
+    last = len(scrapes) - 1
+    return [
+        s
+        for k, s in enumerate(scrapes)
+        if k % 2 == 0
+        or k == last
+        or _is_restart(scrapes[k - 1], s)
+        or _is_restart(s, scrapes[k + 1])
+    ]
 
 
 def put_in_order(files: Sequence[tuple[str, list[Scrape]]]) -> list[Scrape]:

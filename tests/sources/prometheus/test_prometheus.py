@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pdtrace.errors import InputError
 from pdtrace.sources import read
+from pdtrace.sources.prometheus import scrapes
 from pdtrace.sources.prometheus.scrapes import Scrape, measure_growth
 
 SAMPLES = Path(__file__).parents[3] / "sample_logs"
@@ -144,12 +145,12 @@ def test_metrics_of_something_else(tmp_path):
 def test_growth_adds_up_over_restarts(lives):
     """Whatever the scrapes, the growth is the sum of what each life of the engine reached."""
     key = ("x_total", ())
-    scrapes = [
+    made = [
         Scrape(0, values={key: float(total)}, pids={str(n)})
         for n, life in enumerate(lives)
         for total in [sum(life[: k + 1]) for k in range(len(life))]
     ]
-    growth, restarts = measure_growth(scrapes)
+    growth, restarts = measure_growth(made)
     assert restarts == len(lives) - 1
     assert sum(g.growth for g in growth) == sum(sum(life) for life in lives)
 
@@ -160,3 +161,39 @@ def test_any_line_is_survived(tmp_path_factory, line):
     folder = tmp_path_factory.mktemp("p")
     text = exposition({DELAY: 10}) + f"{NAME}{{{line}\nsglang:{line}\n# TYPE {line}\n"
     assert delays(read([write(folder, m=text)])) == 10
+
+
+def test_counters_of_later_releases(tmp_path):
+    """DP-attention steps, cooperation tokens and stage latencies become rows of ``counters``."""
+
+    def scrape(n):
+        return (
+            "# TYPE sglang:dp_attention_steps_total counter\n"
+            f'sglang:dp_attention_steps_total{{dp_rank="2",rank_state="idle",tp_rank="2"}} {n}\n'
+            "# TYPE sglang:dp_cooperation_realtime_tokens_total counter\n"
+            "sglang:dp_cooperation_realtime_tokens_total"
+            f'{{dp_rank="2",mode="prefill_compute",num_prefill_ranks="3"}} {100 * n}\n'
+            "# TYPE sglang:per_stage_req_latency_seconds histogram\n"
+            f'sglang:per_stage_req_latency_seconds_sum{{stage="prefill_forward"}} {n / 2}\n'
+            f'sglang:per_stage_req_latency_seconds_count{{stage="prefill_forward"}} {n}\n'
+        )
+
+    found = read([write(tmp_path, a=scrape(100), b=scrape(130))]).counters
+    assert found.select("counter", "dp_rank", "labels", "growth").rows() == [
+        ("dp_attention_steps_total", 2, "rank_state=idle", 30.0),
+        ("dp_cooperation_realtime_tokens_total", 2,
+         "mode=prefill_compute,num_prefill_ranks=3", 3000.0),
+        ("per_stage_req_latency_seconds_sum", None, "stage=prefill_forward", 15.0),
+        ("per_stage_req_latency_seconds_count", None, "stage=prefill_forward", 30.0),
+    ]  # fmt: skip
+
+
+def test_a_long_series_is_thinned_out(tmp_path, monkeypatch):
+    """However many scrapes there are, few are kept, and no growth is lost over restarts."""
+    monkeypatch.setattr(scrapes, "MAX_SCRAPES", 8)
+    lives = [(pid, n) for pid in range(3) for n in range(1, 40)]
+    text = "".join(exposition({DELAY: n, NONE: n}, pid=pid) for pid, n in lives)
+    recording = read([write(tmp_path, series=text)])
+    assert delays(recording) == 3 * 39
+    assert recording.decisions["engine_run"].max() == 2
+    assert recording.decisions.height < 50
