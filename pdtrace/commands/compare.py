@@ -1,0 +1,108 @@
+"""Compare two runs: what changed, by how much, and how sure that is.
+
+BASELINE and CANDIDATE are what analyze takes: a log, a run directory, or a saved run. First it is
+checked whether they can be compared: same engine settings but for the delayer, same requests.
+
+  pdtrace compare off/ on/
+  pdtrace compare off/ on/ --request-filter '^seed' --json -
+  pdtrace compare off/ on/ --second-baseline off-again/ --html comparison.html
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+MOST_REASONS = 3  # in the one line on standard error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``compare``."""
+    parser.add_argument("baseline", metavar="BASELINE", help="the run to compare against")
+    parser.add_argument("candidate", metavar="CANDIDATE", help="the run that is compared")
+    parser.add_argument(
+        "--request-filter",
+        metavar="REGEX",
+        help="only requests in whose id it is found, and the iterations that prefilled them",
+    )
+    parser.add_argument(
+        "--second-baseline",
+        metavar="PATH",
+        help="a repeat of the baseline: what differs between the two widens every interval",
+    )
+    out = parser.add_argument_group("outputs, - is standard output in place of the report")
+    out.add_argument("--json", metavar="FILE", help="write the comparison as JSON")
+    out.add_argument("--html", metavar="FILE", help="write the page as one HTML file")
+    out.add_argument("--markdown", metavar="FILE", help="write the report as Markdown")
+    group = parser.add_argument_group("reading, the same for all runs")
+    group.add_argument(
+        "--dp-size", metavar="N", type=int, help="DP ranks of the engine, if the input lacks it"
+    )
+    group.add_argument(
+        "--tz", metavar="ZONE", default="UTC", help="time zone of the logs' time stamps (UTC)"
+    )
+    group.add_argument(
+        "--source",
+        metavar="NAME",
+        action="append",
+        dest="sources",
+        help="use only this source (repeatable): scheduler_log, otel_spans, prometheus, fpm, "
+        "client_log",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare the runs, write what was asked for, and say why if they cannot be compared.
+
+    Raises:
+        NothingMeasuredError: They are not comparable, or share no metric; the outputs are written
+            all the same.
+    """
+    import shutil
+    import sys
+
+    from pdtrace.compare import compare_runs
+    from pdtrace.errors import NothingMeasuredError, UsageError
+    from pdtrace.exports.comparison import build_comparison_report, write_comparison_json
+    from pdtrace.exports.writing import STDOUT, write_text
+    from pdtrace.loading import load
+
+    texts = [name for name in (args.json, args.html, args.markdown) if name is not None]
+    if texts.count(STDOUT) > 1:
+        raise UsageError("only one output can be written to standard output")
+    paths = [p for p in (args.baseline, args.candidate, args.second_baseline) if p is not None]
+    if paths.count(STDOUT) > 1:
+        raise UsageError("only one run can be read from standard input")
+    runs = [load(p, sources=args.sources, dp_size=args.dp_size, tz=args.tz) for p in paths]
+    result = compare_runs(
+        runs[0],
+        runs[1],
+        request_filter=args.request_filter,
+        second_baseline=runs[2] if len(runs) > 2 else None,
+    )
+    report = build_comparison_report(result, (runs[0], runs[1]))
+    if args.json:
+        write_text(args.json, write_comparison_json(result))
+    if args.html:
+        from pdtrace.exports.comparison_page import render_comparison_page
+
+        write_text(args.html, render_comparison_page(result, report, (runs[0], runs[1])))
+    if args.markdown:
+        from pdtrace.exports.markdown import render_markdown
+
+        write_text(args.markdown, render_markdown(report))
+    if STDOUT not in texts:
+        from pdtrace.exports.terminal import render_terminal
+
+        width = max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+        write_text(STDOUT, render_terminal(report, width=width))
+    if not result.is_comparable:
+        rest = len(result.reasons) - MOST_REASONS
+        more = f"; and {rest} more" if rest > 0 else ""
+        reasons = "; ".join(result.reasons[:MOST_REASONS])
+        raise NothingMeasuredError(f"not comparable: {reasons}{more}")
+    if all(row.verdict == "unmeasured" for row in result.rows):
+        raise NothingMeasuredError("nothing was measured in both runs")
+    return 0

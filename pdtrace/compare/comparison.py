@@ -1,0 +1,302 @@
+"""Compares two runs: first whether they can be, then every metric with its interval and verdict."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from pdtrace.compare.estimates import Side, build_estimates, keep
+from pdtrace.compare.matching import (
+    build_blocks,
+    build_groups,
+    find_group_gap,
+    read_requests,
+    widest_gap,
+)
+from pdtrace.compare.modes import find_modes
+from pdtrace.compare.passes import (
+    NO_BLOCK,
+    OUTSIDE,
+    assign_blocks,
+    cut_blocks,
+    find_touched,
+    read_passes,
+)
+from pdtrace.compare.quantities import QUANTITIES
+from pdtrace.compare.resampling import draw_weights, point_of
+from pdtrace.compare.settings import compare_settings
+from pdtrace.compare.verdicts import Compared, judge
+from pdtrace.compare.workload import compare_workloads
+from pdtrace.errors import UsageError
+from pdtrace.metrics import measure
+
+if TYPE_CHECKING:
+    from pdtrace.compare.matching import Requests
+    from pdtrace.compare.passes import Passes
+    from pdtrace.compare.resampling import Estimate
+    from pdtrace.compare.workload import Workload
+    from pdtrace.run import Run
+
+DELAYS = ("num_delay_passes", "delay_seconds_total")
+NAMES = ("baseline", "candidate")
+SLOWER = 0.05
+WHOLE = 0.99  # share of the requests compared from which the whole runs are
+_CLIENT = "a client's log with sending and answering times (client_log) gives it"
+_TIMES = "spans, request time stats or a client's log give it"
+MISSING = {
+    "request_latency": _CLIENT,
+    "ttft": _TIMES,
+    "makespan_s": _TIMES,
+    "served_throughput": _TIMES,
+    "group_makespan": "no two requests were sent at once, or nothing gives their times",
+    "num_unfinished": _TIMES,
+    "iterations_per": "request time stats, spans or a client's log tell which passes were theirs",
+    "delay_seconds": "the prefill_delayer_wait_seconds histogram of releases from 0.5.14 on",
+    "num_delay": "counters (metrics_before/after) give it",
+}
+OF_WHOLE_RUN = "counted over the whole run, not for some of its requests; see the raw figures"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What comparing two runs gave.
+
+    Attributes:
+        reasons: Why they cannot be compared; empty if they can.
+        notes: What a reader should know besides.
+        rows: One for each metric, in the order of the report.
+        kind: How requests relate; see :class:`pdtrace.compare.workload.Workload`.
+        num_requests, num_internal, num_stalls: Of baseline and candidate: requests that match the
+            filter, requests that no client sent, stalled passes.
+        num_matched: Pairs that both runs answered.
+        num_touched: Pairs, or requests of both runs, left out because a stall touched them.
+        num_blocks: Of baseline and candidate.
+        num_slower: Pairs that the candidate answers over 5 % later, and pairs with a latency.
+        noise: Metric → |ln| of the change between two baselines, where a second one was given.
+    """
+
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+    rows: tuple[Compared, ...] = ()
+    kind: str = "different"
+    num_requests: tuple[int, int] = (0, 0)
+    num_internal: tuple[int, int] = (0, 0)
+    num_matched: int = 0
+    num_stalls: tuple[int, int] = (0, 0)
+    num_touched: int = 0
+    num_blocks: tuple[int, int] = (0, 0)
+    num_slower: tuple[int, int] = (0, 0)
+    noise: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether there are numbers."""
+        return not self.reasons
+
+    def get(self, name: str) -> Compared:
+        """The row of a metric."""
+        return next(row for row in self.rows if row.quantity.name == name)
+
+
+def compare_runs(
+    baseline: Run,
+    candidate: Run,
+    *,
+    request_filter: str | None = None,
+    second_baseline: Run | None = None,
+) -> Comparison:
+    """Compare two runs.
+
+    Args:
+        baseline: What is compared against.
+        candidate: What is compared.
+        request_filter: Regular expression; only requests in whose id it is found count, and the
+            iterations that prefilled them.
+        second_baseline: A repeat of the baseline; what differs between the two is added to both
+            ends of every interval.
+
+    Raises:
+        UsageError: The filter is not a regular expression.
+    """
+    try:
+        pattern = None if request_filter is None else re.compile(request_filter)
+    except re.error as error:
+        raise UsageError(f"--request-filter is not a regular expression: {error}") from error
+    result = _compare(baseline, candidate, pattern, {})
+    if second_baseline is None or not result.is_comparable:
+        return result
+    repeat = _compare(baseline, second_baseline, pattern, {})
+    if not repeat.is_comparable:
+        note = f"the second baseline is no repeat of the first: {'; '.join(repeat.reasons)}"
+        return replace(result, notes=(*result.notes, note))
+    noise = {
+        row.quantity.name: abs(float(np.log1p(row.change_ratio)))
+        for row in repeat.rows
+        if row.change_ratio is not None and row.change_ratio > -1
+    }
+    return _compare(baseline, candidate, pattern, noise)
+
+
+def _compare(
+    baseline: Run, candidate: Run, pattern: re.Pattern[str] | None, noise: dict[str, float]
+) -> Comparison:
+    runs = (baseline, candidate)
+    found = compare_settings(baseline, candidate)
+    passes = (read_passes(baseline), read_passes(candidate))
+    requests = (read_requests(baseline, pattern=pattern), read_requests(candidate, pattern=pattern))
+    reasons = list(found.reasons)
+    for name, p in zip(NAMES, passes, strict=True):
+        if not (p.width > 0).any():
+            reasons.append(f"the {name} holds no prefill iteration")
+    work = compare_workloads(requests, passes, is_filtered=pattern is not None)
+    result = Comparison(
+        reasons=(*reasons, *work.reasons),
+        notes=(*found.notes, *work.notes),
+        kind=work.kind,
+        num_requests=(len(requests[0]), len(requests[1])),
+        num_internal=(requests[0].num_internal, requests[1].num_internal),
+        num_matched=len(work.left),
+        num_stalls=(int(passes[0].is_stall.sum()), int(passes[1].is_stall.sum())),
+        noise=noise,
+    )
+    if not result.is_comparable:
+        return result
+    is_whole = pattern is None and (
+        work.kind != "paired" or len(work.left) >= WHOLE * max(len(requests[0]), len(requests[1]))
+    )
+    sides, notes = _build_sides(runs, requests, passes, work, is_whole=is_whole)
+    return _measure(replace(result, notes=(*result.notes, *notes)), sides, work, is_whole=is_whole)
+
+
+def _build_sides(
+    runs: tuple[Run, Run],
+    requests: tuple[Requests, Requests],
+    passes: tuple[Passes, Passes],
+    work: Workload,
+    *,
+    is_whole: bool,
+) -> tuple[tuple[Side, Side], list[str]]:
+    notes: list[str] = []
+    if work.kind == "paired":
+        requests = (requests[0].take(work.left), requests[1].take(work.right))
+        gap = find_group_gap([r.begin for r in requests])
+        groups = build_groups(requests, gap)
+        blocks = build_blocks(requests, groups)
+        grouped = [(groups, blocks)] * 2
+    elif work.kind == "unpaired":
+        gap = find_group_gap([r.begin for r in requests])
+        each = [build_groups([r], gap) for r in requests]
+        grouped = [(g, build_blocks([r], g)) for r, g in zip(requests, each, strict=True)]
+    else:
+        gap = 0.0
+        empty = np.zeros(0, np.int64)
+        requests = (requests[0].take(empty), requests[1].take(empty))
+        grouped = [(empty, empty)] * 2
+    if gap:
+        widest = widest_gap(requests, gap) * 1000
+        notes.append(f"requests sent within {widest:.0f} ms of each other count as one group")
+    out: list[Side] = []
+    for name, run, mine, p, (groups, blocks) in zip(
+        NAMES, runs, requests, passes, grouped, strict=True
+    ):
+        if work.kind == "unnamed":
+            pass_blocks = cut_blocks(p)
+            num_blocks = int(pass_blocks.max()) + 1
+        else:
+            num_blocks = int(blocks.max()) + 1
+            pass_blocks, num_by_time = assign_blocks(p, mine, blocks)
+            if num_by_time:
+                notes.append(
+                    f"{num_by_time:,} requests of the {name} have no selection time or rank: the "
+                    "passes while they were in flight are taken for theirs"
+                )
+        if is_whole:
+            pass_blocks = np.where(pass_blocks == OUTSIDE, NO_BLOCK, pass_blocks)
+        delays = _read_delays(run)
+        # Without a delayer it is zero for any choice of requests.
+        counts = {k: v if is_whole or v == 0 else None for k, v in delays.items()}
+        if len(mine):
+            counts["num_unfinished_requests"] = float(work.num_unanswered[len(out)])
+        out.append(Side(mine, blocks, groups, num_blocks, p, pass_blocks, counts, delays))
+    return (out[0], out[1]), notes
+
+
+def _read_delays(run: Run) -> dict[str, float | None]:
+    rows = measure(run).filter(pl.col("metric").is_in(DELAYS), pl.col("dp_rank").is_null())
+    return dict(rows.select("metric", "value").iter_rows())
+
+
+def _measure(
+    result: Comparison, sides: tuple[Side, Side], work: Workload, *, is_whole: bool
+) -> Comparison:
+    paired = work.kind == "paired"
+    touched = [find_touched(s.requests, s.passes) for s in sides]
+    if paired:
+        touched = [touched[0] | touched[1]] * 2
+    everything = tuple(np.ones(len(t), np.bool_) for t in touched)
+    kept = keep(sides, (~touched[0], ~touched[1]), paired=paired)
+    raw_kept = keep(sides, (everything[0], everything[1]), paired=paired)
+    clean = [build_estimates(s, k, with_stalls=False) for s, k in zip(sides, kept, strict=True)]
+    raw = [build_estimates(s, k, with_stalls=True) for s, k in zip(sides, raw_kept, strict=True)]
+    first = draw_weights(sides[0].num_blocks)
+    weights = (first, first if paired else draw_weights(sides[1].num_blocks))
+    rows = tuple(
+        judge(
+            q,
+            clean[0].get(q.name),
+            clean[1].get(q.name),
+            weights,
+            noise=result.noise.get(q.name, 0.0),
+            raw=(_value(raw[0].get(q.name)), _value(raw[1].get(q.name))),
+            missing=_what_gives(q.name, is_whole=is_whole),
+        )
+        for q in QUANTITIES
+    )
+    slower, timed = 0, 0
+    if paired and kept[0].timed.any():
+        mask = kept[0].timed
+        took = [(s.requests.answered - s.requests.sent)[mask] for s in sides]
+        slower, timed = int((took[1] > took[0] * (1 + SLOWER)).sum()), len(took[0])
+    return replace(
+        result,
+        rows=rows,
+        notes=(*result.notes, *_describe(sides, kept[0].by_arrival)),
+        num_touched=int(touched[0].sum()) if paired else int(sum(t.sum() for t in touched)),
+        num_blocks=(sides[0].num_blocks, sides[1].num_blocks),
+        num_slower=(slower, timed),
+    )
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else point_of(estimate)
+
+
+def _what_gives(name: str, *, is_whole: bool) -> str:
+    if name in DELAYS and not is_whole:
+        return OF_WHOLE_RUN
+    told = (text for prefix, text in MISSING.items() if name.startswith(prefix))
+    return next(told, "iterations with a duration give it")
+
+
+def _describe(sides: tuple[Side, Side], by_arrival: bool) -> list[str]:
+    notes = []
+    if len(sides[0].requests) and not by_arrival:
+        notes.append("TTFT counts from the bootstrap queue: one run lacks the time of arrival")
+    for name, side in zip(NAMES, sides, strict=True):
+        modes = find_modes(side.passes)
+        if modes is not None:
+            notes.append(
+                f"the {name} ran at two speeds: in {modes.slow_share:.0%} of its time the same "
+                f"passes took {modes.ratio:.2f} times as long; a mean of both describes neither"
+            )
+        rest = int((side.pass_blocks == NO_BLOCK).sum())
+        if rest and len(side.requests):
+            notes.append(
+                f"{rest:,} passes of the {name} prefilled none of the compared requests (warm-up); "
+                "they count among its iterations, as in analyze"
+            )
+    return notes

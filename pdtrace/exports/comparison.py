@@ -1,0 +1,312 @@
+"""A comparison of two runs as JSON, and as content that the report's renderers show.
+
+History of ``schema_version``: 1, the first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from pdtrace.compare.published import LATENCY, THROUGHPUT, find_band, read_published
+from pdtrace.exports.report import Report, Section
+from pdtrace.exports.wording import UNKNOWN, number, percent, seconds, significant, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pdtrace.compare import Comparison
+    from pdtrace.compare.verdicts import Compared
+    from pdtrace.run import Run
+
+SCHEMA_VERSION = 1
+SHARE_IN_GROUPS = 0.8
+ITERATION_TIMES = ("idle_rank_seconds",)
+
+
+def build_comparison_json(result: Comparison) -> dict[str, Any]:
+    """The comparison as plain values; a value that does not exist is null, never NaN."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "comparable": result.is_comparable,
+        "reasons": list(result.reasons),
+        "notes": list(result.notes),
+        "metrics": {row.quantity.name: _row_json(row) for row in result.rows},
+        "requests": {
+            "matching": result.kind,
+            "baseline": result.num_requests[0],
+            "candidate": result.num_requests[1],
+            "compared": result.num_matched,
+            "left_out_internal": list(result.num_internal),
+            "left_out_stalled": result.num_touched,
+            "slower": result.num_slower[0],
+            "slower_of": result.num_slower[1],
+        },
+        "stalls": list(result.num_stalls),
+        "blocks": list(result.num_blocks),
+        "published": [
+            {
+                "source": p.source,
+                "setting": p.setting,
+                "of": p.of,
+                "change_ratio_low": p.low,
+                "change_ratio_high": p.high,
+                "note": p.note,
+            }
+            for p in read_published()
+        ],
+    }
+
+
+def _row_json(row: Compared) -> dict[str, Any]:
+    return {
+        "baseline": _finite(row.baseline),
+        "candidate": _finite(row.candidate),
+        "change_ratio": _finite(row.change_ratio),
+        "low": _finite(row.low),
+        "high": _finite(row.high),
+        "verdict": row.verdict,
+        "unit": row.quantity.unit,
+        "better": row.quantity.better,
+        "n": list(row.n),
+        "num_blocks": row.num_blocks,
+        "baseline_raw": _finite(row.raw[0]),
+        "candidate_raw": _finite(row.raw[1]),
+        "note": row.note,
+    }
+
+
+def _finite(value: float | None) -> float | int | None:
+    if value is None or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) and abs(value) >= 1 else value
+
+
+def write_comparison_json(result: Comparison) -> str:
+    """The comparison as strict JSON, the same for the same runs to the last byte."""
+    return json.dumps(build_comparison_json(result), indent=1, allow_nan=False) + "\n"
+
+
+def build_comparison_report(result: Comparison, runs: tuple[Run, Run]) -> Report:
+    """What a comparison says: the verdict in words, the metrics, what was left out, the notes."""
+    sections = [_settings_section(runs)]
+    if result.is_comparable:
+        costs = [r for r in result.rows if r.quantity.is_cost]
+        gains = [r for r in result.rows if not r.quantity.is_cost]
+        times = [r for r in gains if _is_time(r)]
+        passes = [r for r in gains if not _is_time(r)]
+        sections += [
+            _metric_section("Time", times),
+            _metric_section("Fusion and idle ranks", passes),
+            _metric_section("Cost", costs),
+            _left_out_section(result),
+            _published_section(),
+        ]
+    else:
+        sections.append(Section("Why not", notes=result.reasons))
+    if result.notes:
+        sections.append(Section("Notes", notes=result.notes))
+    return Report(tuple(build_verdict(result)), None, tuple(sections))
+
+
+def _is_time(row: Compared) -> bool:
+    return row.quantity.unit in ("s", "tok/s") and row.quantity.name not in ITERATION_TIMES
+
+
+def headline(result: Comparison) -> Compared | None:
+    """The metric that the verdict is about; None if nothing was measured.
+
+    The time of a simultaneous group where nearly all requests came in groups, the latency of a
+    request otherwise, and what comes nearest to it where no client was recorded.
+    """
+    names = ["request_latency_mean_s", "ttft_mean_s", "prefill_throughput_tok_s", "num_iterations"]
+    groups = result.get("group_makespan_mean_s")
+    kept = result.num_matched - result.num_touched
+    if groups.verdict != "unmeasured" and 2 * groups.n[0] >= SHARE_IN_GROUPS * kept:
+        names.insert(0, "group_makespan_mean_s")
+    found = (result.get(name) for name in names)
+    return next((row for row in found if row.verdict != "unmeasured"), None)
+
+
+def build_verdict(result: Comparison) -> Iterator[str]:
+    """The first lines: the gain with its interval, the cost beside it, and what changed inside."""
+    if not result.is_comparable:
+        yield f"Not comparable: {result.reasons[0]}."
+        if len(result.reasons) > 1:
+            yield f"And {len(result.reasons) - 1} more reasons below."
+        return
+    row = headline(result)
+    if row is None:
+        yield "Nothing was measured in both runs."
+        return
+    words = {
+        "better": "The candidate is better",
+        "worse": "The candidate is worse",
+        "same": "No difference that matters",
+        "inconclusive": "No verdict: the difference could be chance",
+        "unmeasured": "Not measured",
+    }
+    yield f"{words[row.verdict]}: {row.quantity.title}, {describe_change(row)}."
+    yield _cost_sentence(result)
+    idle, fused = result.get("idle_rank_time_ratio"), result.get("fusion_width_mean")
+    parts = [
+        f"{name} {show_value(r.baseline, r)} → {show_value(r.candidate, r)}"
+        for name, r in (
+            ("iterations", result.get("num_iterations")),
+            ("idle share of rank time", idle),
+            ("fusion width", fused),
+        )
+        if r.verdict != "unmeasured"
+    ]
+    if parts:
+        text = ", ".join(parts)
+        yield text[0].upper() + text[1:] + "."
+
+
+def _cost_sentence(result: Comparison) -> str:
+    parts = []
+    slower, of = result.num_slower
+    if of:
+        parts.append(f"{slower:,} of {of:,} requests are answered over 5 % later")
+    for row in result.rows:
+        if row.quantity.is_cost and row.verdict == "worse":
+            parts.append(f"{row.quantity.title} {whole(row.baseline)} → {whole(row.candidate)}")
+        elif row.quantity.is_cost and row.verdict == "unmeasured" and row.raw[1]:
+            x, y = (show_value(v, row) for v in row.raw)
+            parts.append(f"{row.quantity.title} {x} → {y} in the whole runs")
+    worse = [r for r in result.rows if r.verdict == "worse" and not r.quantity.is_cost]
+    if worse:
+        shown = ", ".join(
+            f"{r.quantity.title} ({describe_ratio(r.change_ratio)})" for r in worse[:3]
+        )
+        more = f" and {len(worse) - 3} more" if len(worse) > 3 else ""
+        parts.append(f"worse: {shown}{more}")
+    return f"Cost: {'; '.join(parts)}." if parts else "Cost: none was measured."
+
+
+def describe_change(row: Compared) -> str:
+    """``0.48 s → 0.30 s (−37 %, 95 % interval −38 % to −36 %)``."""
+    text = f"{show_value(row.baseline, row)} → {show_value(row.candidate, row)}"
+    if row.change_ratio is None:
+        return text
+    if row.low is None or row.high is None:
+        return f"{text} ({describe_ratio(row.change_ratio)}, no interval)"
+    return (
+        f"{text} ({describe_ratio(row.change_ratio)}, 95 % interval {describe_ratio(row.low)} to "
+        f"{describe_ratio(row.high)})"
+    )
+
+
+def describe_ratio(ratio: float | None) -> str:
+    """A change as a percentage with its sign; from a tenfold on as a factor."""
+    if ratio is None:
+        return UNKNOWN
+    if ratio >= 9:
+        return f"×{1 + ratio:.0f}"
+    digits = 1 if 0 < abs(ratio) < 0.0995 else 0
+    sign = "+" if ratio > 0 else "−" if ratio < 0 else "±"
+    return f"{sign}{abs(ratio) * 100:.{digits}f} %"
+
+
+def show_value(value: float | None, row: Compared) -> str:
+    """A value in its unit."""
+    unit = row.quantity.unit
+    if value is None:
+        return UNKNOWN
+    if unit == "s":
+        return seconds(value)
+    if unit == "ratio":
+        return percent(value)
+    return significant(value) if unit == "ranks" else whole(value)
+
+
+def _metric_section(title: str, rows: list[Compared]) -> Section:
+    columns = ("metric", "verdict", "baseline", "candidate", "change", "95 % from", "to", "n")
+    cells = tuple(
+        (
+            row.quantity.title,
+            row.verdict,
+            show_value(row.baseline, row),
+            show_value(row.candidate, row),
+            describe_ratio(row.change_ratio),
+            describe_ratio(row.low),
+            describe_ratio(row.high),
+            f"{row.n[0]:,} / {row.n[1]:,}" if row.n[0] != row.n[1] else f"{row.n[0]:,}",
+        )
+        for row in rows
+    )
+    notes = [f"{r.quantity.title}: {r.note}" for r in rows if r.note]
+    for r in rows:
+        if _differs(r.raw[0], r.baseline) or _differs(r.raw[1], r.candidate):
+            x, y = (show_value(v, r) for v in r.raw)
+            notes.append(f"{r.quantity.title}, stalls included: {x} → {y}")
+    return Section(title, columns, cells, tuple(notes), num_texts=2)
+
+
+def _differs(raw: float | None, value: float | None) -> bool:
+    return raw is not None and value is not None and not math.isclose(raw, value, rel_tol=1e-3)
+
+
+def _settings_section(runs: tuple[Run, Run]) -> Section:
+    rows = []
+    for name, run in zip(("baseline", "candidate"), runs, strict=True):
+        d = run.engine.delayer
+        state = {True: "on", False: "off", None: UNKNOWN}[d.enabled]
+        rows.append(
+            (
+                name,
+                run.files[0].path if run.files else UNKNOWN,
+                state,
+                UNKNOWN if d.max_delay_passes is None else str(d.max_delay_passes),
+                number(d.token_usage_low_watermark),
+            )
+        )
+    columns = ("run", "first file", "delayer", "max passes", "low watermark")
+    return Section("Runs", columns, tuple(rows), num_texts=3)
+
+
+def _left_out_section(result: Comparison) -> Section:
+    a, b = result.num_internal
+    s, t = result.num_stalls
+    lines = [f"{result.num_matched:,} requests are compared, in {result.num_blocks[0]:,} blocks."]
+    if result.kind != "paired":
+        x, y = result.num_requests
+        lines = [f"Two samples are compared: {x:,} and {y:,} requests."]
+    if a or b:
+        lines.append(f"Left out: {a:,} and {b:,} requests that no client sent (warm-up).")
+    if s or t:
+        lines.append(
+            f"Left out of times: {s:,} and {t:,} stalled passes (half a second or more, over four "
+            "times what their size takes; likely kernels compiled on first use), and "
+            f"{result.num_touched:,} requests that were in flight during one in either run."
+        )
+    return Section("What is compared", notes=tuple(lines))
+
+
+def _published_section() -> Section:
+    rows = tuple(
+        (
+            p.source,
+            p.setting,
+            p.of,
+            _describe_band(p.low, p.high),
+        )
+        for p in read_published()
+    )
+    bands = [f"{of} {_describe_band(*find_band(of))}" for of in (LATENCY, THROUGHPUT)]
+    return Section(
+        "Published results of delaying prefill",
+        ("source", "setting", "of", "change"),
+        rows,
+        (
+            f"Band of all: {'; '.join(bands)}. Other hardware, models and loads: a frame, no target.",
+        ),
+        num_texts=3,
+    )
+
+
+def _describe_band(low: float, high: float) -> str:
+    if low == high:
+        return describe_ratio(low)
+    return f"{describe_ratio(low)} to {describe_ratio(high)}"
