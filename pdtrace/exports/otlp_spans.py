@@ -153,6 +153,7 @@ class _Builder:
                     "sglang.num_new_seqs": rank["num_new_seqs"],
                     "pdtrace.confidence": rank["confidence"],
                     "pdtrace.cause": _shown(rank["cause"]),
+                    "pdtrace.cause_detail": rank.get("cause_detail"),
                     # The engine's own spans bear the id under the same name.
                     "rid": [r.rid for r in those[:MAX_RIDS]] or None,
                     **self._place(rank["source_id"], rank["line"]),

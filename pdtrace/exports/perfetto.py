@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 CATEGORIES = (*ROLES, "delay", "request", "incident")
 ARGUMENTS = (
     "iteration", "forward_iter", "dp_rank", "num_new_tokens", "num_new_seqs", "confidence",
-    "is_observed", "duration_source", "grouping", "cause", "selected_ahead_s", "file", "line",
-    "wait_passes", "num_prefillable", "actual_execution", "status", "num_prompt_tokens",
-    "num_cached_tokens", "text",
+    "is_observed", "duration_source", "grouping", "cause", "cause_detail", "selected_ahead_s",
+    "file", "line", "wait_passes", "num_prefillable", "actual_execution", "status",
+    "num_prompt_tokens", "num_cached_tokens", "text",
 )  # fmt: skip
 REPEATED = ("selection", "gap", "bounded", "label", "span", "time")
 GAUGES = (  # column of events, name, unit
@@ -148,6 +148,7 @@ class _Trace:
                     "duration_source": row["duration_source"],
                     "grouping": row["grouping"],
                     "cause": None if row["cause"] is None else show(row["cause"]),
+                    "cause_detail": row.get("cause_detail"),
                     "selected_ahead_s": ahead / 1e9 if ahead > 0 else None,
                     **self._place(row["source_id"], row["line"]),
                 }

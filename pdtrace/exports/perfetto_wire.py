@@ -12,6 +12,7 @@ a slice costs some fifty bytes.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
@@ -70,6 +71,17 @@ def encode_fixed(field: int, value: int) -> bytes:
     return _varint(field << 3 | 1) + struct.pack("<Q", value)
 
 
+# The ranks of an iteration share its times and most of its numbers.
+@lru_cache(1 << 12)
+def _encode_head(kind: int, track: int) -> bytes:
+    return encode_int(9, kind) + encode_int(11, track)  # TrackEvent.type, track_uuid
+
+
+@lru_cache(1 << 10)
+def _encode_time(at_ns: int) -> bytes:
+    return encode_int(8, at_ns)  # TracePacket.timestamp
+
+
 def _encode_flows(flows: Sequence[int]) -> bytes:
     return b"".join(encode_fixed(47, f) for f in flows)  # TrackEvent.flow_ids
 
@@ -104,6 +116,7 @@ class TraceWriter:
         self._arguments: dict[str, bytes] = {}
         self._strings: dict[str, bytes] = {}
         self._names: dict[str, bytes] = {}
+        self._encode_argument = lru_cache(1 << 12)(self._encode_anew)
         interned = bytearray()
         for iid, name in enumerate(categories, 1):
             self._categories[name] = encode_int(3, iid)  # TrackEvent.category_iids
@@ -185,20 +198,23 @@ class TraceWriter:
 
     def encode_arguments(self, arguments: dict[str, Value | None]) -> bytes:
         """Arguments of an event; those that are None are left out."""
-        out = b""
-        for name, value in arguments.items():
-            if value is None:
-                continue
-            if isinstance(value, bool):
-                body = encode_int(2, value)
-            elif isinstance(value, int):
-                body = encode_int(4, value)
-            elif isinstance(value, float):
-                body = encode_double(5, value)
-            else:
-                body = self._strings.get(value) or encode_text(6, value)
-            out += encode_bytes(4, self._arguments[name] + body)
-        return out
+        encode = self._encode_argument
+        return b"".join(
+            # True and 1 are equal, and would be one entry of the cache.
+            [encode(name, value, isinstance(value, bool)) for name, value in arguments.items()
+             if value is not None]
+        )  # fmt: skip
+
+    def _encode_anew(self, name: str, value: Value, is_bool: bool) -> bytes:
+        if is_bool:
+            body = encode_int(2, int(value))
+        elif isinstance(value, int):
+            body = encode_int(4, value)
+        elif isinstance(value, str):
+            body = self._strings.get(value) or encode_text(6, value)
+        else:
+            body = encode_double(5, value)
+        return encode_bytes(4, self._arguments[name] + body)
 
     def begin(
         self,
@@ -252,5 +268,6 @@ class TraceWriter:
         self._event(COUNTER, track, at_ns, body)
 
     def _event(self, kind: int, track: int, at_ns: int, body: bytes) -> None:
-        event = encode_int(9, kind) + encode_int(11, track) + body
-        self._write(encode_int(8, at_ns) + self._tail + encode_bytes(11, event))
+        event = _encode_head(kind, track) + body
+        packet = _encode_time(at_ns) + self._tail + b"\x5a" + _varint(len(event)) + event
+        self._write(packet)  # 5a: TracePacket.track_event
