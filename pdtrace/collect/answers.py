@@ -41,6 +41,11 @@ class RefusedError(Exception):
     message: str
     is_retryable: bool = False
 
+    def forget(self) -> RefusedError:
+        """Itself, without the frames it came through: they hold the body until a collection."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
+
     def build_status(self) -> Status:
         """The google.rpc.Status, with RetryInfo where coming again makes sense."""
         status = Status(code=self.code, message=self.message)

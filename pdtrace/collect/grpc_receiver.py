@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -33,8 +33,9 @@ class GrpcReceiver:
     """Serves ``TraceService.Export``.
 
     The method is declared to take a stream, which on the wire is the same as one message: so a slot
-    can be waited for before a message is read, and a message that does not arrive be given up.
-    Bytes stay bytes up to the check, so that a malformed message gets the answer that OTLP wants.
+    can be waited for before a message is read, and a message that does not arrive be given up. It
+    is read from the context, because the iterator would keep it until a garbage collection. Bytes
+    stay bytes up to the check, so that a malformed message gets the answer that OTLP wants.
     """
 
     def __init__(self, intake: Intake) -> None:
@@ -49,6 +50,8 @@ class GrpcReceiver:
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_allowed_incoming_connections", limits.max_connections),
                 ("grpc.max_concurrent_streams", 64),
+                # Its wide windows would fill with messages that nobody has asked for yet.
+                ("grpc.http2.bdp_probe", 0),
                 ("grpc.max_metadata_size", 16 << 10),
                 ("grpc.server_handshake_timeout_ms", int(limits.head_seconds * 1000)),
                 ("grpc.max_connection_idle_ms", _IDLE_MS),
@@ -92,21 +95,21 @@ class GrpcReceiver:
 
     async def _export(
         self,
-        messages: AsyncIterator[bytes],
+        _: AsyncIterator[bytes],
         context: grpc.aio.ServicerContext[bytes, bytes],
     ) -> bytes:
-        tally = self._intake.tally
         try:
-            response = await self._take(messages)
-        except RefusedError as refusal:
-            if refusal.is_retryable:
-                tally.num_deferred += 1
-            else:
-                tally.num_malformed += 1
-            await self._abort(context, refusal)
-        return response
+            return await self._take(context)
+        except RefusedError as error:
+            refusal = error.forget()
+        self._intake.tally.note_refused(is_retryable=refusal.is_retryable)
+        details = refusal.build_status().SerializeToString()
+        await context.abort(
+            _CODES[refusal.code], refusal.message, (("grpc-status-details-bin", details),)
+        )
+        raise AssertionError  # abort raises
 
-    async def _take(self, messages: AsyncIterator[bytes]) -> bytes:
+    async def _take(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         body_seconds = self._limits.body_seconds
         with self._intake.admit() as ticket:
             try:
@@ -114,13 +117,13 @@ class GrpcReceiver:
             except TimeoutError:
                 raise defer("the collector is busy") from None
             try:
-                body = await asyncio.wait_for(anext(messages, None), body_seconds)
+                body = await asyncio.wait_for(context.read(), body_seconds)
             except TimeoutError:
                 why = f"no message within {body_seconds:g} s"
                 raise RefusedError(408, DEADLINE_EXCEEDED, why) from None
             finally:
                 self._slots.release()
-            if body is None:
+            if body is grpc.aio.EOF:
                 raise refuse_malformed("the request has no message")
             ticket.grow(len(body))
             try:
@@ -129,13 +132,3 @@ class GrpcReceiver:
                 raise refuse_malformed(str(error)) from error
             await self._intake.store(message)
         return bytes(build_response(message).SerializeToString())
-
-    @staticmethod
-    async def _abort(
-        context: grpc.aio.ServicerContext[bytes, bytes], refusal: RefusedError
-    ) -> NoReturn:
-        details = refusal.build_status().SerializeToString()
-        await context.abort(
-            _CODES[refusal.code], refusal.message, (("grpc-status-details-bin", details),)
-        )
-        raise AssertionError  # abort raises

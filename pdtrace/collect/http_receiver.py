@@ -94,15 +94,12 @@ class HttpReceiver:
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         self._bounded.note_head(request.transport)
-        tally = self._intake.tally
         is_json = request.content_type == JSON
         try:
             body = await self._take(request, is_json=is_json)
-        except RefusedError as refusal:
-            if refusal.is_retryable:
-                tally.num_deferred += 1
-            else:
-                tally.num_malformed += 1
+        except RefusedError as error:
+            refusal = error.forget()
+            self._intake.tally.note_refused(is_retryable=refusal.is_retryable)
             answer = _respond(refusal.build_status(), status=refusal.http, is_json=is_json)
             if refusal.is_retryable:
                 answer.headers["Retry-After"] = str(RETRY_SECONDS)

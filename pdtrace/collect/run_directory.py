@@ -173,5 +173,11 @@ class RunDirectory:
                 failed.append(f"{file.path}: not safely on disk: {error.strerror or error}")
             file.close()
         self._files = []
+        with suppress(OSError):  # not every file system can sync a directory
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         if failed:
             raise OutputError("; ".join(failed))

@@ -74,6 +74,13 @@ class Tally:
         """Frames lost on the way, of all endpoints."""
         return sum(f.num_lost for f in self.frames.values())
 
+    def note_refused(self, *, is_retryable: bool) -> None:
+        """Count a request that was not taken."""
+        if is_retryable:
+            self.num_deferred += 1
+        else:
+            self.num_malformed += 1
+
     def describe(self) -> str:
         """One line: what there is always, what went wrong only where it did."""
         parts = [

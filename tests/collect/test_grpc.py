@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import socket
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import grpc
@@ -121,6 +124,28 @@ def test_a_full_queue_asks_to_come_again(tmp_path: Path) -> None:
     assert details_of(caught.value).details[0].Unpack(info)
     assert info.retry_delay.seconds == 1
     assert "1 requests deferred" in running.summary
+
+
+def test_messages_are_forgotten_when_answered(tmp_path: Path) -> None:
+    """A body that waited for the garbage collector would let memory grow past every bound."""
+    size = 4 << 20
+    body = one_request(name="x" * size).SerializeToString()
+    with collecting(tmp_path / "run") as running:
+        intake = running.session.intake
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for num_held in (0, intake.limits.max_queue_bytes):  # taken, deferred
+                for _ in range(8):
+                    intake.num_held = num_held
+                    with contextlib.suppress(grpc.RpcError):
+                        export(running, body)
+                intake.num_held = 0
+            assert tracemalloc.get_traced_memory()[0] < 3 * size
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert "8 requests deferred" in running.summary
 
 
 def test_other_signals_are_unimplemented(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -173,6 +175,23 @@ def test_a_disk_still_full_at_the_end(small_disk: Path) -> None:
             num_taken += 1
     assert len(read_messages(small_disk / "run" / "spans.pb")) == num_taken
     assert "requests deferred" in running.summary
+
+
+def test_a_terminal_shows_how_it_goes(tmp_path: Path) -> None:
+    """Whoever waits sees that spans arrive; a pipe gets none of it."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "pdtrace", "collect", "-o", str(tmp_path / "run"),
+         "--grpc-port", "0", "--http-port", "0", "--duration", "1.2"],
+        stdout=subprocess.PIPE, stderr=theirs, text=True, cwd=ROOT,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        out, _ = process.communicate(timeout=30)
+    said = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert "0 spans/s" in said
+    assert said.endswith("\r\x1b[K")
+    assert "\x1b" not in out
 
 
 def test_concurrent_senders_are_written_in_whole_messages(tmp_path: Path) -> None:
