@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -15,16 +15,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+MOST_COMPARED = 400_000
+MOST_INFERRED = 10_000
+
 
 @dataclass(frozen=True)
 class SavedEvents:
-    """The events of a run part by part, as they were before its iterations were rebuilt."""
+    """The events of a run part by part, as they were before its iterations were rebuilt.
+
+    ``has_labels`` off: as if the engine had not printed its iteration labels.
+    """
 
     run: Run
+    has_labels: bool = True
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         for part in self.run:
-            yield part.events.with_columns(pl.lit(None, pl.UInt32).alias("iteration"))
+            events = part.events.with_columns(pl.lit(None, pl.UInt32).alias("iteration"))
+            if not self.has_labels:
+                events = events.with_columns(pl.lit(None, pl.Int64).alias("forward_iter"))
+            yield events
 
 
 def load(
@@ -62,10 +72,10 @@ def load(
             raise UsageError("a saved run cannot be limited to sources; name its log instead")
         run = load_run(paths[0])
         if dp_size is None or dp_size == run.dp_size:
-            return run
+            return _explain(run)
         from pdtrace.iterations import build_run  # noqa: PLC0415 (compiled kernels: slow to import)
 
-        return build_run(as_recording(run), dp_size=dp_size)
+        return _explain(build_run(as_recording(run), dp_size=dp_size))
 
     from pdtrace.iterations import build_run  # noqa: PLC0415 (likewise)
     from pdtrace.sources import read  # noqa: PLC0415 (likewise)
@@ -73,7 +83,17 @@ def load(
     recording = read(
         [str(p) for p in paths], sources=sources, dp_size=dp_size, tz=tz, progress=progress
     )
-    return build_run(recording, dp_size=dp_size)
+    return _explain(build_run(recording, dp_size=dp_size))
+
+
+def _explain(run: Run) -> Run:
+    """Follow its requests and its idle passes, where a source knows requests."""
+    if run.requests.is_empty():
+        return run
+    from pdtrace.joined import explain_run  # noqa: PLC0415 (not needed for a log alone)
+    from pdtrace.sources.joining import join_requests  # noqa: PLC0415 (likewise)
+
+    return explain_run(run, join_requests(run.requests))
 
 
 def as_recording(run: Run) -> Recording:
@@ -85,9 +105,48 @@ def as_recording(run: Run) -> Recording:
         num_events=sum(part.events.height for part in run),
         requests=run.requests,
         decisions=run.decisions,
+        counters=run.counters,
         incidents=run.incidents,
         warnings=run.warnings,
     )
+
+
+def compare_sources(run: Run) -> Run:
+    """Rebuild the iterations from the other sources, and compare what each of them says.
+
+    Args:
+        run: A run.
+
+    Returns:
+        The run with its table ``agreement``; as it is where there is but one source, where nothing
+        was measured, or where the recording is too long to be rebuilt for a check.
+    """
+    kinds = {f.source for f in run.files}
+    num_events = sum(f.num_events for f in run.files)
+    if len(kinds) < 2 or run.grouping == "none" or num_events > MOST_COMPARED:
+        return run
+    from pdtrace.iterations import build_run  # noqa: PLC0415 (compiled kernels: slow to import)
+    from pdtrace.joined.agreement import check_agreement  # noqa: PLC0415 (only where asked)
+    from pdtrace.sources.joining import join_requests  # noqa: PLC0415 (likewise)
+
+    recording = as_recording(run)
+    others: dict[str, tuple[Run, bool]] = {}
+    if run.grouping != "span" and any(f.source == "otel_spans" and f.num_events for f in run.files):
+        files = tuple(
+            f if f.source == "otel_spans" else replace(f, num_events=0) for f in run.files
+        )
+        spans = build_run(replace(recording, files=files), dp_size=run.dp_size)
+        if spans.grouping == "span":
+            others["spans"] = spans, True
+    # With many ranks the search over times is slow.
+    is_quick = run.dp_size <= 2 or run.dp_size * num_events <= MOST_INFERRED
+    if run.grouping == "label" and is_quick:
+        blank = replace(recording, events=SavedEvents(run, has_labels=False))
+        times = build_run(blank, dp_size=run.dp_size)
+        if times.grouping != "none":
+            others["times alone"] = times, False
+    table = check_agreement(run, join_requests(run.requests), others)
+    return replace(run, agreement=table)
 
 
 def reason_for_nothing(run: Run) -> NothingMeasuredError | None:

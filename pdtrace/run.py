@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pdtrace.schema import COUNTERS, DECISIONS, EVENTS, ITERATIONS, RANK_PASSES, REQUESTS
+from pdtrace.schema import (
+    AGREEMENT,
+    COUNTERS,
+    DECISIONS,
+    EVENTS,
+    ITERATIONS,
+    RANK_PASSES,
+    REQUEST_STAGES,
+    REQUESTS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -138,15 +147,27 @@ class Recording:
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a run: ``events`` with their ``iteration`` set, and its whole iterations."""
+    """A stretch of a run: ``events`` with their ``iteration`` set, and its whole iterations.
+
+    ``causes``, where known, says why ranks idled: ``iteration``, ``dp_rank``, ``cause``,
+    ``cause_detail``.
+    """
 
     events: pl.DataFrame
     iterations: pl.DataFrame
+    causes: pl.DataFrame | None = None
 
     @cached_property
     def rank_passes(self) -> pl.DataFrame:
         """The complete grid of this part's iterations × DP ranks (table ``rank_passes``)."""
-        return build_rank_passes(self.events, self.iterations)
+        grid = build_rank_passes(self.events, self.iterations)
+        if self.causes is None:
+            return grid
+        keys = ["iteration", "dp_rank"]
+        grid = grid.drop("cause", "cause_detail")
+        return RANK_PASSES.conform(
+            grid.join(self.causes, on=keys, how="left", maintain_order="left")
+        )
 
 
 def build_rank_passes(events: pl.DataFrame, iterations: pl.DataFrame) -> pl.DataFrame:
@@ -264,6 +285,9 @@ class Run:
         parts: The stretches, in order of time; iterating may read them from a spill.
         dp_size: Ranks that the grid was built for.
         grouping: How most iterations were put together (``schema.GROUPINGS``), or ``none``.
+        counters: As in ``Recording``.
+        stages: Table ``request_stages``; empty where no source knows requests.
+        agreement: Table ``agreement``; empty before the sources were compared.
     """
 
     engine: EngineInfo
@@ -275,6 +299,9 @@ class Run:
     warnings: tuple[str, ...]
     dp_size: int
     grouping: str
+    counters: pl.DataFrame = field(default_factory=COUNTERS.empty)
+    stages: pl.DataFrame = field(default_factory=REQUEST_STAGES.empty)
+    agreement: pl.DataFrame = field(default_factory=AGREEMENT.empty)
 
     def __iter__(self) -> Iterator[Part]:
         return iter(self.parts)

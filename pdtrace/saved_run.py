@@ -5,6 +5,7 @@
     DIR/run.json                    format, version, engine, files, incidents, warnings, …
     DIR/requests.parquet            table requests
     DIR/decisions.parquet           table decisions
+    DIR/counters.parquet            table counters
     DIR/parts/00000-events.parquet  tables events and iterations of the first part, and so on
     DIR/parts/00000-iterations.parquet
 
@@ -24,7 +25,7 @@ import polars as pl
 
 from pdtrace.errors import InputError, OutputError
 from pdtrace.run import DelayerInfo, EngineInfo, Incident, Part, Run, SourceFile
-from pdtrace.schema import DECISIONS, EVENTS, GROUPINGS, ITERATIONS, REQUESTS, Table
+from pdtrace.schema import COUNTERS, DECISIONS, EVENTS, GROUPINGS, ITERATIONS, REQUESTS, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +105,7 @@ def _write(run: Run, folder: Path) -> None:
         part.iterations.write_parquet(part_path(folder, num_parts - 1, ITERATIONS))
     run.requests.write_parquet(folder / "requests.parquet")
     run.decisions.write_parquet(folder / "decisions.parquet")
+    run.counters.write_parquet(folder / "counters.parquet")
     facts = {
         "format": FORMAT,
         "version": VERSION,
@@ -161,6 +163,7 @@ def load_run(directory: str | Path) -> Run:
             warnings=tuple(str(w) for w in facts["warnings"]),
             dp_size=dp_size,
             grouping=grouping,
+            counters=_read_counters(folder / "counters.parquet"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"damaged: {type(error).__name__}: {error}"
@@ -174,6 +177,11 @@ def load_run(directory: str | Path) -> Run:
     if missing:
         raise InputError("damaged: this file of the saved run is missing", path=str(missing[0]))
     return run
+
+
+def _read_counters(path: Path) -> pl.DataFrame:
+    # The first saved runs had no such file.
+    return read_table(path, COUNTERS) if path.exists() else COUNTERS.empty()
 
 
 def _fill(kind: type[T], values: dict[str, Any]) -> T:

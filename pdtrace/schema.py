@@ -33,6 +33,7 @@ CAUSES = (
 )  # fmt: skip
 CAUSE_DETAILS = (
     "arrived_after_selection", "in_bootstrap", "not_selected", "nothing_arrived", "withheld",
+    "arrived_while_running",
 )  # fmt: skip
 VERDICTS = ("agrees", "differs", "not_comparable")
 
@@ -353,7 +354,7 @@ RANK_PASSES = Table(
         Column(
             "cause_detail",
             pl.Enum(CAUSE_DETAILS),
-            "how far its next request had come; beside another rank's chunk: whether it had one",
+            "how far its next request had come, or that it came while the others ran",
             nullable=True,
         ),
     ),
@@ -392,6 +393,33 @@ REQUEST_STAGES = Table(
     ),
 )
 
+TTFT_BREAKDOWN = Table(
+    "ttft_breakdown",
+    "one stage of the time to first token, and what held it",
+    (
+        Column("stage", pl.Enum(STAGES), "as in request_stages"),
+        Column("held_by", pl.Enum(HOLDS), "as in request_stages", nullable=True),
+        Column("mean_s", pl.Float64, "mean over the requests; these sum to their mean time", "s"),
+        Column("p50_s", pl.Float64, "of the request at the 50th percentile", "s"),
+        Column("p99_s", pl.Float64, "of the request at the 99th percentile", "s"),
+        Column("share", pl.Float64, "of the mean", "ratio"),
+        Column("is_estimated", pl.Boolean, "an end of some stretch is inferred, not read"),
+        Column("note", pl.String, "what it holds besides, or lacks", nullable=True),
+    ),
+)
+
+IDLE_CAUSES = Table(
+    "idle_causes",
+    "one cause of idle rank passes",
+    (
+        Column("cause", pl.Enum(CAUSES), "as in rank_passes"),
+        Column("cause_detail", pl.Enum(CAUSE_DETAILS), "as in rank_passes", nullable=True),
+        Column("num_passes", pl.UInt64, "idle rank passes", "passes"),
+        Column("seconds", pl.Float64, "Σ durations of their iterations, where known", "s"),
+        Column("share", pl.Float64, "of all idle rank passes", "ratio"),
+    ),
+)
+
 AGREEMENT = Table(
     "agreement",
     "one quantity as two sources give it",
@@ -423,8 +451,8 @@ METRICS = Table(
 )
 
 TABLES = (
-    EVENTS, DECISIONS, REQUESTS, COUNTERS, ITERATIONS, RANK_PASSES, REQUEST_STAGES, AGREEMENT,
-    METRICS,
+    EVENTS, DECISIONS, REQUESTS, COUNTERS, ITERATIONS, RANK_PASSES, REQUEST_STAGES,
+    TTFT_BREAKDOWN, IDLE_CAUSES, AGREEMENT, METRICS,
 )  # fmt: skip
 
 

@@ -161,7 +161,8 @@ def _lay_out(
     role = np.full(shape, UNKNOWN, np.uint8)
     codes = _LEVELS_PER_ENUM[passes["role"].to_physical().to_numpy()]
     if passes["cause"].null_count() < len(passes):
-        delayed = passes["cause"].str.starts_with("delay").fill_null(value=False).to_numpy()
+        cause = passes["cause"].cast(pl.String)
+        delayed = cause.str.contains("delayer", literal=True).fill_null(value=False).to_numpy()
         codes = np.where(delayed & (codes == IDLE), DELAYED, codes).astype(np.uint8)
     role[rows, ranks] = codes[fits]
     out: dict[str, NDArray[Any]] = {"role": role}

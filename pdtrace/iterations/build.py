@@ -65,6 +65,7 @@ def build_run(
         warnings=(*recording.warnings, *state.warnings()),
         dp_size=state.dp_size,
         grouping=state.main_grouping(),
+        counters=recording.counters,
     )
 
 
