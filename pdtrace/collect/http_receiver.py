@@ -146,14 +146,17 @@ class HttpReceiver:
 
     async def _read(self, request: web.BaseRequest, ticket: Ticket, *, is_packed: bool) -> bytes:
         """The body, decompressed; never more than a message may have."""
-        unpacker = zlib.decompressobj(_AUTOMATIC) if is_packed else None
+        unpacker = Unpacker() if is_packed else None
         max_bytes = self._limits.max_message_bytes
         body = bytearray()
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         try:
             async for chunk in request.content.iter_any():
                 # One byte more than allowed is enough to know.
                 room = max_bytes + 1 - len(body)
-                part = chunk if unpacker is None else unpacker.decompress(chunk, room)
+                part = chunk if unpacker is None else unpacker.unpack(chunk, room)
                 if len(body) + len(part) > max_bytes:
                     raise refuse_too_large(max_bytes)
                 ticket.grow(len(part))
@@ -162,9 +165,34 @@ class HttpReceiver:
             raise refuse_malformed(f"the compressed body is damaged: {error}") from error
         except web.RequestPayloadError as error:
             raise refuse_malformed("the body is cut off") from error
-        if unpacker is not None and not unpacker.eof:
+        if unpacker is not None and not unpacker.is_whole:
             raise refuse_malformed("the compressed body is cut off")
         return bytes(body)
+
+
+class Unpacker:
+    """Decompresses gzip, of one part or several, and zlib."""
+
+    def __init__(self) -> None:
+        self._part = zlib.decompressobj(_AUTOMATIC)
+
+    def unpack(self, data: bytes, room: int) -> bytes:
+        """What the next bytes stand for, and no more than ``room`` of it.
+
+        Raises:
+            zlib.error: They are damaged.
+        """
+        out = self._part.decompress(data, room)
+        while self._part.eof and self._part.unused_data and len(out) < room:
+            rest = self._part.unused_data
+            self._part = zlib.decompressobj(_AUTOMATIC)
+            out += self._part.decompress(rest, room - len(out))
+        return out
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last part came to its end."""
+        return self._part.eof
 
 
 def _respond(

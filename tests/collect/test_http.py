@@ -85,6 +85,33 @@ def test_compressed_bodies(tmp_path: Path, encoding: str, pack, headers: dict[st
     assert read_messages(tmp_path / "run" / "spans.pb") == [one_request()]
 
 
+def test_gzip_of_several_parts_is_read_to_its_end(tmp_path: Path) -> None:
+    """Parts after the first are legal, and would otherwise be acknowledged and lost."""
+    packed = gzip.compress(BODY[:10]) + gzip.compress(BODY[10:]) + gzip.compress(BODY)
+    with collecting(tmp_path / "run") as running:
+        headers = PROTOBUF | {"Content-Encoding": "gzip"}
+        assert post(running, packed, headers)[0].status == 200
+        assert post(running, packed[:-1], headers)[0].status == 400
+    assert len(span_ids(tmp_path / "run" / "spans.pb")) == 2
+
+
+def test_a_sender_that_asks_first_is_told_to_go_on(tmp_path: Path) -> None:
+    """Curl asks before it sends a large body, and is told at once if it is too large."""
+    head = (
+        "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\n"
+        "Expect: 100-continue\r\nContent-Length: {}\r\n\r\n"
+    )
+    with collecting(tmp_path / "run") as running:
+        with connect(running) as one:
+            one.sendall(head.format(len(BODY)).encode())
+            assert one.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            one.sendall(BODY)
+            assert one.recv(4096).startswith(b"HTTP/1.1 200 ")
+        with connect(running) as one:
+            one.sendall(head.format(1 << 30).encode())
+            assert one.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
 def test_the_real_exporter_with_gzip(tmp_path: Path) -> None:
     """What the SDK sends compressed is stored plain."""
     spans = make_spans(300)
