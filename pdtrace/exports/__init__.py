@@ -1,1 +1,1 @@
-"""What leaves pdtrace as text or files: report, summary, tables."""
+"""What leaves pdtrace as text or files: report, summary, tables, traces."""

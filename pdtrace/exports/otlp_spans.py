@@ -12,6 +12,8 @@ Names under ``sglang.`` are what the engine said, those under ``pdtrace.`` what 
 from __future__ import annotations
 
 from hashlib import blake2b
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -90,9 +92,10 @@ class _Builder:
         ranks = passes.with_columns(
             pl.col("role").cast(pl.String), pl.col("confidence").cast(pl.Float64).round(6)
         ).iter_rows(named=True)
-        for row in rows.iter_rows(named=True):
-            mine = [next(ranks) for _ in range(row["dp_size"])]
-            yield from self._build_iteration(row, mine, requests)
+        grid = groupby(ranks, key=itemgetter("iteration"))
+        for row, (number, mine) in zip(rows.iter_rows(named=True), grid, strict=True):
+            assert number == row["iteration"]
+            yield from self._build_iteration(row, list(mine), requests)
 
     def _build_iteration(
         self,
