@@ -35,6 +35,8 @@ from pdtrace.errors import UsageError
 from pdtrace.metrics import measure
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pdtrace.compare.matching import Requests
     from pdtrace.compare.passes import Passes
     from pdtrace.compare.resampling import Estimate
@@ -58,6 +60,10 @@ MISSING = {
     "delay_seconds": "the prefill_delayer_wait_seconds histogram of releases from 0.5.14 on",
     "num_delay": "counters (metrics_before/after) give it",
 }
+ONE_RUN_EACH = (
+    "each setting was run once: an interval holds what varies within these runs, and how much a "
+    "repeat would differ is only known where one is given (--second-baseline)"
+)
 OF_WHOLE_RUN = "counted over the whole run, not for some of its requests; see the raw figures"
 
 
@@ -169,6 +175,8 @@ def _compare(
         work.kind != "paired" or len(work.left) >= WHOLE * max(len(requests[0]), len(requests[1]))
     )
     sides, notes = _build_sides(runs, requests, passes, work, is_whole=is_whole)
+    if not noise:
+        notes.append(ONE_RUN_EACH)
     return _measure(replace(result, notes=(*result.notes, *notes)), sides, work, is_whole=is_whole)
 
 
@@ -240,8 +248,15 @@ def _measure(
     everything = tuple(np.ones(len(t), np.bool_) for t in touched)
     kept = keep(sides, (~touched[0], ~touched[1]), paired=paired)
     raw_kept = keep(sides, (everything[0], everything[1]), paired=paired)
-    clean = [build_estimates(s, k, with_stalls=False) for s, k in zip(sides, kept, strict=True)]
-    raw = [build_estimates(s, k, with_stalls=True) for s, k in zip(sides, raw_kept, strict=True)]
+    timed = [_timed_passes(s, t) for s, t in zip(sides, touched, strict=True)]
+    every_pass = [np.ones(len(s.passes), np.bool_) for s in sides]
+    clean, raw = (
+        [
+            build_estimates(s, k, t, is_raw=is_raw)
+            for s, k, t in zip(sides, keeps, passes, strict=True)
+        ]
+        for keeps, passes, is_raw in ((kept, timed, False), (raw_kept, every_pass, True))
+    )
     first = draw_weights(sides[0].num_blocks)
     weights = (first, first if paired else draw_weights(sides[1].num_blocks))
     rows = tuple(
@@ -256,19 +271,33 @@ def _measure(
         )
         for q in QUANTITIES
     )
-    slower, timed = 0, 0
+    num_slower = (0, 0)
     if paired and kept[0].timed.any():
         mask = kept[0].timed
         took = [(s.requests.answered - s.requests.sent)[mask] for s in sides]
-        slower, timed = int((took[1] > took[0] * (1 + SLOWER)).sum()), len(took[0])
+        num_slower = (int((took[1] > took[0] * (1 + SLOWER)).sum()), len(took[0]))
     return replace(
         result,
         rows=rows,
         notes=(*result.notes, *_describe(sides, kept[0].by_arrival)),
         num_touched=int(touched[0].sum()) if paired else int(sum(t.sum() for t in touched)),
         num_blocks=(sides[0].num_blocks, sides[1].num_blocks),
-        num_slower=(slower, timed),
+        num_slower=num_slower,
     )
+
+
+def _timed_passes(side: Side, touched: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Passes whose time is compared: they did not stall, and prefilled what no stall touched.
+
+    With paired requests a pass drops out in one run when a stall struck its requests in the other;
+    otherwise the run that stalled would be spared the time that the other must show.
+    """
+    mask: NDArray[np.bool_] = ~side.passes.is_stall
+    if len(side.requests):
+        index = np.flatnonzero(~touched)
+        own, _ = assign_blocks(side.passes, side.requests.take(index), side.blocks[index])
+        mask = mask & (own >= 0)
+    return mask
 
 
 def _value(estimate: Estimate | None) -> float | None:

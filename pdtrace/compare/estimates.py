@@ -94,12 +94,21 @@ def keep(sides: tuple[Side, Side], usable: tuple[Mask, Mask], *, paired: bool) -
     return Kept(*out[0], by_arrival), Kept(*out[1], by_arrival)
 
 
-def build_estimates(side: Side, kept: Kept, *, with_stalls: bool) -> dict[str, Estimate | None]:
-    """Every metric of one side as something that can be resampled; None where nothing gives it."""
-    counts = side.counts | side.delays if with_stalls else side.counts
+def build_estimates(
+    side: Side, kept: Kept, timed: Mask, *, is_raw: bool
+) -> dict[str, Estimate | None]:
+    """Every metric of one side as something that can be resampled; None where nothing gives it.
+
+    Args:
+        side: The side.
+        kept: Requests that can be used.
+        timed: Passes whose time counts.
+        is_raw: Counts of the whole run stand for any choice of its requests.
+    """
+    counts = side.counts | side.delays if is_raw else side.counts
     return {
         **_of_requests(side, kept),
-        **_of_passes(side, with_stalls=with_stalls),
+        **_of_passes(side, timed),
         **{name: None if value is None else Fixed(value, 1) for name, value in counts.items()},
     }
 
@@ -175,15 +184,13 @@ def _sum(blocks: I64, num_blocks: int, values: F64) -> F64:
     return np.bincount(blocks, weights=values, minlength=num_blocks).astype(np.float64)
 
 
-def _of_passes(side: Side, *, with_stalls: bool) -> dict[str, Estimate | None]:
+def _of_passes(side: Side, timed: Mask) -> dict[str, Estimate | None]:
     p, nb, block = side.passes, side.num_blocks, side.pass_blocks
     scope = block != OUTSIDE
     ran = scope & (p.width > 0)
     if not ran.any():
         return {}
-    timed = scope & np.isfinite(p.duration) & (p.duration >= 0)
-    if not with_stalls:
-        timed &= ~p.is_stall
+    timed = timed & scope & np.isfinite(p.duration)
     time = np.nan_to_num(p.duration)
     one = np.ones(len(p))
     solo = (p.width == 1).astype(np.float64)

@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pdtrace.compare.matching import find_origin
+
 if TYPE_CHECKING:
     from pdtrace.compare.matching import F64, I64, Requests
     from pdtrace.run import Run
@@ -23,7 +25,10 @@ OUTSIDE = -2
 
 @dataclass(frozen=True)
 class Passes:
-    """The iterations of one run in order of time; times in seconds, nan where unknown."""
+    """The iterations of one run in order of time.
+
+    Times are seconds since the run's first request, nan where unknown.
+    """
 
     start: F64
     end: F64
@@ -44,9 +49,10 @@ class Passes:
 def read_passes(run: Run) -> Passes:
     """Read the iterations of a run, and find its stalls."""
     iterations = run.iterations.with_row_index("row")
+    origin = find_origin(run)
     times = iterations.select(
-        pl.col("start").dt.epoch("ns").cast(pl.Float64) / 1e9,
-        pl.col("end").dt.epoch("ns").cast(pl.Float64) / 1e9,
+        (pl.col("start").dt.epoch("ns") - origin).cast(pl.Float64) / 1e9,
+        (pl.col("end").dt.epoch("ns") - origin).cast(pl.Float64) / 1e9,
         pl.col("duration").dt.total_nanoseconds().cast(pl.Float64) / 1e9,
     )
     start, end, duration = (times[c].fill_null(float("nan")).to_numpy() for c in times.columns)
@@ -62,26 +68,28 @@ def read_passes(run: Run) -> Passes:
         return iterations[name].cast(pl.Int64).to_numpy()
 
     busiest = iterations["max_rank_new_tokens"].cast(pl.Float64).to_numpy()
+    width = count("fusion_width")
     return Passes(
         start=np.where(np.isnan(start), end - np.nan_to_num(duration), start),
         end=end,
         duration=duration,
-        width=count("fusion_width"),
+        width=width,
         dp_size=count("dp_size"),
         idle=count("num_idle_ranks"),
         unknown=count("num_unknown_ranks"),
         tokens=iterations["num_new_tokens"].cast(pl.Float64).to_numpy(),
         busiest=busiest,
-        is_stall=find_stalls(duration, busiest),
+        is_stall=find_stalls(np.where(width > 0, duration, np.nan), busiest),
         prefills=prefills,
     )
 
 
 def typical_durations(duration: F64, busiest: F64) -> F64:
-    """What a pass of each size usually takes: the median in its octave of tokens, made monotone.
+    """What a pass of each size usually takes: the median in its octave of tokens.
 
-    An octave with fewer than five passes takes over what the next larger one with enough has, or
-    else the next smaller.
+    A pass does not usually take longer than a larger one, so the lower of both medians holds: a
+    few small passes that all stalled do not pass for usual. An octave with fewer than five passes
+    takes over what the next larger one with enough has, or else the next smaller.
     """
     octave = np.floor(np.log2(np.maximum(busiest, 1.0))).astype(np.int64)
     known = np.isfinite(duration)
@@ -94,7 +102,7 @@ def typical_durations(duration: F64, busiest: F64) -> F64:
         middle = float(np.median(duration[known])) if known.any() else np.nan
         return np.full(len(duration), middle)
     keys = np.array(sorted(levels))
-    values = np.maximum.accumulate(np.array([levels[k] for k in keys]))
+    values = np.minimum.accumulate(np.array([levels[k] for k in keys])[::-1])[::-1]
     place = np.minimum(np.searchsorted(keys, octave), len(keys) - 1)
     return np.asarray(values[place], np.float64)
 

@@ -148,6 +148,8 @@ def build_verdict(result: Comparison) -> Iterator[str]:
         "unmeasured": "Not measured",
     }
     yield f"{words[row.verdict]}: {row.quantity.title}, {describe_change(row)}."
+    if _differs(row.raw[0], row.baseline) or _differs(row.raw[1], row.candidate):
+        yield _raw_sentence(result, row)
     yield _cost_sentence(result)
     idle, fused = result.get("idle_rank_time_ratio"), result.get("fusion_width_mean")
     parts = [
@@ -162,6 +164,16 @@ def build_verdict(result: Comparison) -> Iterator[str]:
     if parts:
         text = ", ".join(parts)
         yield text[0].upper() + text[1:] + "."
+
+
+def _raw_sentence(result: Comparison, row: Compared) -> str:
+    x, y = row.raw
+    change = f" ({describe_ratio(y / x - 1)})" if x and y is not None else ""
+    a, b = result.num_stalls
+    return (
+        f"With stalls included, {show_value(x, row)} → {show_value(y, row)}{change}: {a:,} passes "
+        f"of the baseline and {b:,} of the candidate stalled."
+    )
 
 
 def _cost_sentence(result: Comparison) -> str:
@@ -240,7 +252,7 @@ def _metric_section(title: str, rows: list[Compared]) -> Section:
     for r in rows:
         if _differs(r.raw[0], r.baseline) or _differs(r.raw[1], r.candidate):
             x, y = (show_value(v, r) for v in r.raw)
-            notes.append(f"{r.quantity.title}, stalls included: {x} → {y}")
+            notes.append(f"{r.quantity.title}, with stalls and warm-up: {x} → {y}")
     return Section(title, columns, cells, tuple(notes), num_texts=2)
 
 
@@ -299,9 +311,7 @@ def _published_section() -> Section:
         "Published results of delaying prefill",
         ("source", "setting", "of", "change"),
         rows,
-        (
-            f"Band of all: {'; '.join(bands)}. Other hardware, models and loads: a frame, no target.",
-        ),
+        (f"Band of all: {'; '.join(bands)}. Other hardware, models and loads: no target.",),
         num_texts=3,
     )
 

@@ -32,8 +32,9 @@ body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)
 max-width:76rem;padding:0 1rem}
 h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}.verdict{font-size:1.1rem;font-weight:600}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%}
-th,td{text-align:right;padding:.25rem .6rem;border-bottom:1px solid var(--grid)}
-th{color:var(--soft);font-weight:500}.text{text-align:left}
+th,td{text-align:right;padding:.25rem .6rem;border-bottom:1px solid var(--grid);
+white-space:nowrap}
+th{color:var(--soft);font-weight:500}.text{text-align:left;white-space:normal}
 .note{color:var(--soft);font-size:.9rem;margin:.2rem 0}
 .better{color:var(--better)}.worse{color:var(--worse)}.same{color:var(--same)}
 .inconclusive,.unmeasured{color:var(--unsure)}
@@ -102,7 +103,7 @@ def _metric_table(rows: tuple[Compared, ...]) -> Iterator[str]:
         title = f' title="{_text(row.note)}"' if row.note else ""
         yield (
             f'<tr{title}><td class="text">{_text(row.quantity.title)}</td>'
-            f'<td class="text {row.verdict}">{SIGNS[row.verdict]} {row.verdict}</td>'
+            f'<td class="text {row.verdict}">{SIGNS[row.verdict]}\u00a0{row.verdict}</td>'
             f"<td>{show_value(row.baseline, row)}</td><td>{show_value(row.candidate, row)}</td>"
             f"<td>{describe_ratio(row.change_ratio)}</td><td>{ends}</td>"
             f'<td class="text {row.verdict}">{_draw(row)}</td></tr>'
