@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -25,7 +25,7 @@ from pdtrace.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,17 @@ class Incident:
     text: str
 
 
+@runtime_checkable
+class StoredEvents(Protocol):
+    """Events that were put away, and of which any stretch and any columns can be read again."""
+
+    def read(self, columns: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
+        """All chunks in order; all columns, or ``event_id`` and the named ones."""
+
+    def rows(self, first: int, height: int, columns: Collection[str] | None = None) -> pl.DataFrame:
+        """``height`` rows from ``first`` on, columns likewise."""
+
+
 @dataclass(frozen=True)
 class Recording:
     """What the sources read, before any iteration is rebuilt.
@@ -156,6 +167,10 @@ class Part:
     events: pl.DataFrame
     iterations: pl.DataFrame
     causes: pl.DataFrame | None = None
+
+    def select(self, *columns: str) -> pl.DataFrame:
+        """Some columns of ``events``; a part that was put away reads no others."""
+        return self.events.select(columns)
 
     @cached_property
     def rank_passes(self) -> pl.DataFrame:

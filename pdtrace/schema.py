@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 SOURCES = ("scheduler_log", "otel_spans", "prometheus", "fpm", "client_log")
 EVENT_KINDS = ("prefill", "decode", "idle")
@@ -72,11 +72,12 @@ class Table:
         """A frame with no rows and exactly the declared columns."""
         return pl.DataFrame(schema=self.schema)
 
-    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def conform(self, frame: pl.DataFrame, only: Collection[str] | None = None) -> pl.DataFrame:
         """Give a frame the declared columns, order and dtypes; missing columns become null.
 
         Args:
             frame: Any subset of the declared columns; others are dropped.
+            only: Leave it at these columns.
 
         Raises:
             ValueError: A column that may not be null is missing or holds nulls.
@@ -86,9 +87,10 @@ class Table:
             .cast(c.dtype)
             .alias(c.name)
             for c in self.columns
+            if only is None or c.name in only
         )
         for c in self.columns:
-            if not c.nullable and out[c.name].null_count():
+            if c.name in out.columns and not c.nullable and out[c.name].null_count():
                 raise ValueError(f"{self.name}.{c.name} may not be null")
         return out
 

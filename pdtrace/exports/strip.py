@@ -10,7 +10,7 @@ import polars as pl
 
 from pdtrace.exports.wording import plural, seconds
 from pdtrace.run import build_rank_passes
-from pdtrace.schema import ITERATIONS
+from pdtrace.schema import ITERATIONS, RANK_PASSES
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -69,7 +69,7 @@ def find_worst_stretch(run: Run, length: int) -> Strip | None:
         if loss > best_loss:
             best_loss = loss
             stretch = iterations.slice(at, length)
-            best = stretch, pl.concat(_passes_of(stretch, p) for p in held)
+            best = stretch, pl.concat([_passes_of(stretch, p) for p in held])
         while len(held) > 1 and sum(p.iterations.height for p in held[1:]) >= length - 1:
             held.pop(0)
     return None if best is None else _draw(run, *best)
@@ -78,7 +78,19 @@ def find_worst_stretch(run: Run, length: int) -> Strip | None:
 def _passes_of(stretch: pl.DataFrame, part: Part) -> pl.DataFrame:
     # the grid of a whole part is large, and almost none of it is drawn
     inside = part.iterations.join(stretch.select("iteration"), on="iteration", how="semi")
-    return build_rank_passes(part.events, inside)
+    if inside.is_empty():
+        return RANK_PASSES.empty()
+    events = part.select(
+        "iteration",
+        "dp_rank",
+        "event_id",
+        "source_id",
+        "line",
+        "num_new_seqs",
+        "num_new_tokens",
+        "kind",
+    )
+    return build_rank_passes(events, inside)
 
 
 def _worst_window(iterations: pl.DataFrame, length: int) -> tuple[tuple[int, int], int]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +11,10 @@ import polars as pl
 
 from pdtrace.iterations.durations import measure_durations
 from pdtrace.iterations.evidence import Evidence, Grouping, group_by_label, group_by_time
+from pdtrace.iterations.parts import Parts
 from pdtrace.iterations.spans import choose_selections, choose_source, group_by_spans
-from pdtrace.run import Part, Recording, Run
-from pdtrace.schema import DURATION_SOURCES, EVENTS, ITERATIONS
+from pdtrace.run import Recording, Run
+from pdtrace.schema import DURATION_SOURCES, ITERATIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,14 +42,14 @@ def build_run(
         do not suffice, events keep a null iteration and a warning says why.
     """
     size = dp_size or recording.engine.dp_size or 1
-    parts = _Parts(recording.events, spill=recording.num_events > KEPT_ROWS)
+    parts = Parts(recording.events, spill=recording.num_events > KEPT_ROWS)
     state = _State(
         replace(recording, requests=choose_selections(recording.requests)),
         size,
         source=choose_source(recording),
     )
     done = 0
-    for stretch in _stretches(recording.events, state.source):
+    for stretch in _stretches(parts.read_chunks(), state.source):
         parts.add(stretch, *state.rebuild(stretch))
         done += len(stretch)
         if progress:
@@ -67,58 +66,6 @@ def build_run(
         grouping=state.main_grouping(),
         counters=recording.counters,
     )
-
-
-class _Parts:
-    """Parts of a run: in memory, or its recording's chunks again with what was found in them.
-
-    Args:
-        chunks: The events of the recording, which are spilled already where they are many.
-        spill: Keep only the iterations, in a directory that goes with the object.
-    """
-
-    def __init__(self, chunks: Iterable[pl.DataFrame], *, spill: bool) -> None:
-        self._chunks = chunks
-        self._kept: list[Part] = []
-        self._heights: list[int] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="pdtrace-") if spill else None
-
-    def add(self, stretch: pl.DataFrame, number: pl.Series, iterations: pl.DataFrame) -> None:
-        """Add a stretch; ``number`` is the iteration of each of its rows."""
-        if self._folder is None:
-            self._kept.append(Part(stretch.with_columns(number), iterations))
-            return
-        base, k = Path(self._folder.name), len(self._heights)
-        number.to_frame().write_ipc_stream(base / f"numbers-{k}.arrow")
-        iterations.write_ipc_stream(base / f"iterations-{k}.arrow")
-        self._heights.append(stretch.height)
-
-    def __iter__(self) -> Iterator[Part]:
-        if self._folder is None:
-            yield from self._kept
-            return
-        base = Path(self._folder.name)
-        for k, stretch in enumerate(_regroup(self._chunks, self._heights)):
-            number = pl.read_ipc_stream(base / f"numbers-{k}.arrow")
-            yield Part(
-                stretch.with_columns(number["iteration"]),
-                pl.read_ipc_stream(base / f"iterations-{k}.arrow"),
-            )
-
-
-def _regroup(chunks: Iterable[pl.DataFrame], heights: Sequence[int]) -> Iterator[pl.DataFrame]:
-    """Cut chunks again into stretches of known heights."""
-    source = iter(chunks)
-    rest = EVENTS.empty()
-    for height in heights:
-        held = [rest]
-        rows = rest.height
-        while rows < height:
-            held.append(next(source))
-            rows += held[-1].height
-        frame = pl.concat(held)
-        rest = frame[height:]
-        yield frame[:height]
 
 
 def _stretches(chunks: Iterable[pl.DataFrame], source: str) -> Iterator[pl.DataFrame]:

@@ -38,7 +38,9 @@ class BalanceTally:
         durations = part.iterations["duration"]
         self.busy_ns += total(durations)
         self.num_timed += durations.count()
-        groups = count_rank_passes(part.events, part.iterations)
+        groups = count_rank_passes(
+            part.select("iteration", "dp_rank", "kind", "num_new_tokens"), part.iterations
+        )
         for rank, role, passes, ns, tokens in groups.iter_rows():
             self.passes[rank, role] += passes
             self.ns[rank, role] += ns

@@ -25,7 +25,7 @@ class FusionTally:
 
     def add(self, part: Part) -> None:
         """Take one part in."""
-        self.num_events += part.events["iteration"].count()
+        self.num_events += part.select("iteration")["iteration"].count()
         frame = part.iterations
         for width, count in frame["fusion_width"].value_counts().iter_rows():
             self.widths[width] += count

@@ -33,14 +33,14 @@ class QueuesTally:
         """Take one part in."""
         # An idle rank reports nothing, so these are readings beside work, not over time.
         names = [name for name, _ in READINGS]
-        prefills = part.events.select(pl.col(names).cast(pl.Float64), "kind", "iteration").filter(
+        prefills = part.select(*names, "kind", "iteration").filter(
             pl.col("kind") == "prefill", pl.col("iteration").is_not_null()
         )
         for i, name in enumerate(names):
-            # the last digits of a sum depend on how the filter has cut the column
-            column = prefills[name].rechunk()
+            column = prefills[name].cast(pl.Float64)
             self.counts[i] += column.count()
-            self.sums[i] += float(column.sum())
+            # numpy adds in one order; elsewhere the last digit depends on the cuts between threads
+            self.sums[i] += float(column.drop_nulls().to_numpy().sum())
             top = column.max()
             if top is not None:
                 self.tops[i] = max(float(str(top)), self.tops[i] or 0.0)

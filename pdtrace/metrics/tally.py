@@ -85,7 +85,8 @@ def count_unplaced(part: Part) -> tuple[int, int]:
 
     Other sources are left out: what they saw of a batch that the log also has would count twice.
     """
-    if not part.events["iteration"].null_count():
+    events = part.select("iteration", "kind", "source", "num_new_tokens")
+    if not events["iteration"].null_count():
         return 0, 0
     is_unplaced = (
         pl.col("iteration").is_null()
@@ -93,7 +94,7 @@ def count_unplaced(part: Part) -> tuple[int, int]:
         & (pl.col("source") == "scheduler_log")
     )
     tokens = pl.col("num_new_tokens").cast(pl.Int64).filter(is_unplaced).sum()
-    num, total_tokens = part.events.select(is_unplaced.sum(), tokens).row(0)
+    num, total_tokens = events.select(is_unplaced.sum(), tokens).row(0)
     return int(num), int(total_tokens)
 
 

@@ -7,16 +7,17 @@ import tempfile
 import weakref
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from pdtrace.errors import OutputError
-from pdtrace.schema import EVENTS
+from pdtrace.schema import EVENTS, SOURCES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 MEMORY_BYTES = 4 << 20
 """Chunks are kept in memory up to this many bytes over all of one store."""
@@ -39,6 +40,7 @@ class Spill:
         self.source_id = source_id
         self.num_rows = 0
         self._frames: list[pl.DataFrame | Path] = []
+        self._shapes: list[tuple[int, list[str]]] = []
         self._num_bytes = 0
         self._folder: Path | None = None
         self._writer: ThreadPoolExecutor | None = None
@@ -49,6 +51,7 @@ class Spill:
         if not frame.height:
             return
         self.num_rows += frame.height
+        self._shapes.append((frame.height, frame.columns))
         size = int(frame.estimated_size())
         if self._num_bytes + size <= MEMORY_BYTES:
             self._num_bytes += size
@@ -78,11 +81,31 @@ class Spill:
             self._writer = None
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        for item in self._frames:
+        return self.read(0, self.num_rows)
+
+    def read(
+        self, first: int, height: int, columns: Collection[str] | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """The chunks of ``height`` rows from ``first`` on.
+
+        Args:
+            first: First row.
+            height: Number of rows.
+            columns: Read those of these that there are; None: all.
+        """
+        start = 0
+        for item, (rows, names) in zip(self._frames, self._shapes, strict=True):
+            low, high = max(first - start, 0), min(first + height - start, rows)
+            start += rows
+            if low >= high:
+                continue
+            # one column at least, because it says how many rows there are
+            wanted = [n for n in names if columns is None or n in columns] or names[:1]
             if isinstance(item, pl.DataFrame):
-                yield item
+                frame = item.select(wanted)
             else:
-                yield pl.read_ipc_stream(item)
+                frame = pl.read_ipc_stream(item, columns=wanted)
+            yield frame[low:high]
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
@@ -106,22 +129,50 @@ class EventChunks:
         """Events over all files."""
         return sum(s.num_rows for s in self.stores)
 
-    @staticmethod
-    def _read(store: Spill) -> Iterator[pl.DataFrame]:
-        for chunk in store:
-            yield chunk.with_columns(
-                pl.lit(store.source).alias("source"),
-                pl.lit(store.source_id, dtype=pl.UInt16).alias("source_id"),
-            )
+    @cached_property
+    def _merged(self) -> Spill:
+        """All events in one store; those of several files are merged when first asked for."""
+        if len(self.stores) == 1:
+            return self.stores[0]
+        merged = Spill("", 0)
+        for chunk in _merge([_name_source(s, s) for s in self.stores]):
+            merged.append(chunk)
+        merged.close()
+        return merged
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        first = 0
-        readers = [self._read(s) for s in self.stores]
-        chunks = readers[0] if len(readers) == 1 else _merge(readers)
+        return self.read()
+
+    def read(self, columns: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
+        """All chunks in order, with all columns, or the number and the named ones."""
+        return self._read(0, self.num_rows, columns)
+
+    def rows(self, first: int, height: int, columns: Collection[str] | None = None) -> pl.DataFrame:
+        """``height`` rows from ``first`` on, with all columns, or the number and the named ones."""
+        return pl.concat(self._read(first, height, columns))
+
+    def _read(
+        self, first: int, height: int, columns: Collection[str] | None
+    ) -> Iterator[pl.DataFrame]:
+        if not self.stores:
+            return
+        chunks = self._merged.read(first, height, columns)
+        if len(self.stores) == 1:
+            chunks = _name_source(self.stores[0], chunks)
         for chunk in chunks:
             number = pl.int_range(first, first + chunk.height, dtype=pl.UInt32, eager=True)
             first += chunk.height
-            yield EVENTS.conform(chunk.with_columns(number.alias("event_id")))
+            # the number of the row stays, because nulls alone would not say how many rows there are
+            only = None if columns is None else {"event_id", *columns}
+            yield EVENTS.conform(chunk.with_columns(number.alias("event_id")), only)
+
+
+def _name_source(store: Spill, chunks: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    for chunk in chunks:
+        yield chunk.with_columns(
+            pl.lit(store.source, dtype=pl.Enum(SOURCES)).alias("source"),
+            pl.lit(store.source_id, dtype=pl.UInt16).alias("source_id"),
+        )
 
 
 def _merge(readers: Sequence[Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
