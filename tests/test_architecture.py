@@ -20,10 +20,9 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
         ("metrics",),
         ("joined",),
         ("delayer",),
-        ("simulate",),
         ("collect",),
     ),
-    (("loading",), ("compare",)),
+    (("loading",), ("compare",), ("simulate",)),  # simulate runs the delayer's policy
     (("figures",),),
     (("pages", "exports", "check"),),
     (("commands", "reading", "__main__", "__init__"),),
