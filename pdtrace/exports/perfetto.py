@@ -159,11 +159,11 @@ class _Trace:
                 continue
             # A pass begins with the first of its ranks; arrows run forward in time, so one from a
             # request that came a moment later ends at its selection.
-            late = [r for r in requests if r.number not in self._reached and r.begin_ns > begin]
+            late = [r for r in requests if r.number not in self._reached and r.begin_ns >= begin]
             flows = [r.number + 1 for r in requests if r not in late]
             self.writer.begin(track, begin, role, role, arguments=arguments, flows=flows)
             for r in late:
-                at = min(max(r.selected_ns or 0, r.begin_ns), stop - 1)
+                at = min(max(r.selected_ns or 0, r.begin_ns + 1), stop - 1)
                 arguments = self.writer.encode_arguments(
                     {"iteration": row["iteration"], "dp_rank": rank}
                 )
@@ -275,7 +275,7 @@ class _Trace:
             source = 0
             if flow is not None:
                 for k, (_, since, _) in enumerate(slices):
-                    source = k if since <= flow else source
+                    source = k if since < flow else source
             arguments = self.writer.encode_arguments(
                 {
                     "status": request.status,

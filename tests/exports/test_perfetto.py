@@ -26,7 +26,10 @@ from tests.figures.made_run import make_run
 from tests.metrics import hand_counted as hand
 
 SAMPLES = Path(__file__).parent.parent.parent / "sample_logs"
-RUNS = ("h100x2-on", "h100x2-off", "h100x2-off-crash", "cpu-dp8-off", "cpu-dp4-on-defaultlog")
+RUNS = (
+    "h100x2-on", "h100x2-off", "h100x2-on-watermark", "h100x2-off-crash", "cpu-dp8-off",
+    "cpu-dp4-on-defaultlog",
+)  # fmt: skip
 ROLES = {"prefill", "decode", "idle", "unknown"}
 EVIL = "evil\x1b[31m\u202e<b>"
 
