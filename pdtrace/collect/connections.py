@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from pdtrace.collect.settings import Limits
 
+REFUSE_S = 1.0
 _FULL = (
     f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: {RETRY_SECONDS}\r\n"
     "Content-Length: 0\r\nConnection: close\r\n\r\n"
@@ -25,6 +26,7 @@ class BoundedServer:
         self.server = server
         self.limits = limits
         self.open: dict[asyncio.BaseTransport, BoundedConnection] = {}
+        self.num_refused = 0
 
     def __call__(self) -> BoundedConnection:
         """The protocol of a new connection."""
@@ -48,20 +50,28 @@ class BoundedConnection(asyncio.Protocol):
         self._owner = owner
         self._inner: asyncio.Protocol | None = None
         self._clock: asyncio.TimerHandle | None = None
+        self._accepted: asyncio.Transport | None = None
+        self._refused: asyncio.Transport | None = None
+        self._is_answered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection, or say that there are too many."""
         owner = self._owner
-        if len(owner.open) >= owner.limits.max_connections:
-            assert isinstance(transport, asyncio.WriteTransport)
-            transport.write(_FULL)
-            transport.close()
-            return
-        owner.open[transport] = self
         loop = asyncio.get_running_loop()
-        self._clock = loop.call_later(owner.limits.head_seconds, transport.close)
-        self._inner = owner.server()
-        self._inner.connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        if len(owner.open) < owner.limits.max_connections:
+            owner.open[transport] = self
+            self._accepted = transport
+            self._clock = loop.call_later(owner.limits.head_seconds, transport.close)
+            self._inner = owner.server()
+            self._inner.connection_made(transport)
+        elif owner.num_refused < owner.limits.max_connections:
+            # Closed before the client has sent its request, the answer would not reach it.
+            owner.num_refused += 1
+            self._refused = transport
+            self._clock = loop.call_later(REFUSE_S, transport.abort)
+        else:
+            transport.abort()
 
     def stop_clock(self) -> None:
         """The first request is there."""
@@ -70,9 +80,14 @@ class BoundedConnection(asyncio.Protocol):
             self._clock = None
 
     def data_received(self, data: bytes) -> None:
-        """Hand on."""
+        """Hand on, or answer that there are too many connections."""
         if self._inner is not None:
             self._inner.data_received(data)
+        elif self._refused is not None:
+            if not self._is_answered:
+                self._refused.write(_FULL)
+                self._refused.write_eof()
+            self._is_answered = True
 
     def eof_received(self) -> bool | None:
         """Hand on."""
@@ -91,7 +106,9 @@ class BoundedConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand on, and make room."""
         self.stop_clock()
-        for transport in [t for t, c in self._owner.open.items() if c is self]:
-            del self._owner.open[transport]
+        if self._accepted is not None:
+            del self._owner.open[self._accepted]
+        if self._refused is not None:
+            self._owner.num_refused -= 1
         if self._inner is not None:
             self._inner.connection_lost(exc)
