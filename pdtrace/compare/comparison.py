@@ -26,6 +26,7 @@ from pdtrace.compare.passes import (
     find_touched,
     read_passes,
 )
+from pdtrace.compare.phases import compare_phases
 from pdtrace.compare.quantities import QUANTITIES
 from pdtrace.compare.resampling import draw_weights, point_of
 from pdtrace.compare.settings import compare_settings
@@ -82,6 +83,7 @@ class Comparison:
         num_touched: Pairs, or requests of both runs, left out because a stall touched them.
         num_blocks: Of baseline and candidate.
         num_slower: Pairs that the candidate answers over 5 % later, and pairs with a latency.
+        phases: Mean latency by kind of request; see :mod:`pdtrace.compare.phases`.
         noise: Metric → |ln| of the change between two baselines, where a second one was given.
     """
 
@@ -96,6 +98,7 @@ class Comparison:
     num_touched: int = 0
     num_blocks: tuple[int, int] = (0, 0)
     num_slower: tuple[int, int] = (0, 0)
+    phases: tuple[tuple[str, Compared], ...] = ()
     noise: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -283,6 +286,7 @@ def _measure(
         num_touched=int(touched[0].sum()) if paired else int(sum(t.sum() for t in touched)),
         num_blocks=(sides[0].num_blocks, sides[1].num_blocks),
         num_slower=num_slower,
+        phases=compare_phases(sides, kept) if paired else (),
     )
 
 

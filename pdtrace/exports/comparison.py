@@ -33,6 +33,7 @@ def build_comparison_json(result: Comparison) -> dict[str, Any]:
         "reasons": list(result.reasons),
         "notes": list(result.notes),
         "metrics": {row.quantity.name: _row_json(row) for row in result.rows},
+        "phases": {name: _row_json(row) for name, row in result.phases},
         "requests": {
             "matching": result.kind,
             "baseline": result.num_requests[0],
@@ -100,6 +101,7 @@ def build_comparison_report(result: Comparison, runs: tuple[Run, Run]) -> Report
             _metric_section("Time", times),
             _metric_section("Fusion and idle ranks", passes),
             _metric_section("Cost", costs),
+            *_phase_sections(result),
             _left_out_section(result),
             _published_section(),
         ]
@@ -254,6 +256,28 @@ def _metric_section(title: str, rows: list[Compared]) -> Section:
             x, y = (show_value(v, r) for v in r.raw)
             notes.append(f"{r.quantity.title}, with stalls and warm-up: {x} → {y}")
     return Section(title, columns, cells, tuple(notes), num_texts=2)
+
+
+def _phase_sections(result: Comparison) -> Iterator[Section]:
+    if not result.phases:
+        return
+    columns = ("phase", "verdict", "baseline", "candidate", "change", "95 % from", "to", "n")
+    rows = tuple(
+        (
+            name,
+            row.verdict,
+            show_value(row.baseline, row),
+            show_value(row.candidate, row),
+            describe_ratio(row.change_ratio),
+            describe_ratio(row.low),
+            describe_ratio(row.high),
+            f"{row.n[0]:,}",
+        )
+        for name, row in result.phases
+    )
+    title = f"By kind of request: {result.phases[0][1].quantity.title}"
+    note = "The kind is the first part of the request id. Of many, some differ by chance."
+    yield Section(title, columns, rows, (note,), num_texts=2)
 
 
 def _differs(raw: float | None, value: float | None) -> bool:

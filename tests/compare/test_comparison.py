@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pdtrace.compare import compare_runs
+from pdtrace.compare.phases import name_phases
 from pdtrace.errors import UsageError
 from pdtrace.run import EngineInfo
 
@@ -184,3 +185,18 @@ def test_logs_without_requests_are_compared_by_their_passes(pairs) -> None:
     latency = result.get("request_latency_mean_s")
     assert latency.verdict == "unmeasured"
     assert "client" in latency.note
+
+
+def test_phases_are_read_from_the_ids() -> None:
+    """A number belongs to the name where many requests share it, and counts repeats otherwise."""
+    rids = [f"seed{k}-0-{k}" for k in range(8)] + [f"stagger100-1-{k}" for k in range(8)] + ["-x"]
+    assert name_phases(rids) == ["seed"] * 8 + ["stagger100"] * 8 + [""]
+
+
+def test_a_loss_within_a_gain_is_shown_by_phase(sample) -> None:
+    """Requests that wait in vain for a partner lose, however much the others gain."""
+    result = compare_runs(sample("h100x2-off"), sample("h100x2-on"))
+    phases = dict(result.phases)
+    assert phases["seed"].verdict == "better"
+    assert phases["stagger200"].low > 0.2
+    assert len(phases) == 13
