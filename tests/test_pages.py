@@ -89,7 +89,7 @@ def test_metrics_are_measured_where_none_are_given():
         ("titel = 'x'", "unknown page key 'titel'; known: title, tile"),
         ("title = 'x'", "no \\[\\[tile\\]\\]"),
         ("[[tile]]\nfigur = 'x'", "unknown tile key 'figur'; known: figure, metrics"),
-        ("[[tile]]\nfigure = 'x'", "unknown figure 'x'; known: durations"),
+        ("[[tile]]\nfigure = 'x'", "unknown figure 'x'; known: agreement"),
         ("[[tile]]\nfigure = 'queues'\nwidth = 'wide'", "known: full, half, third"),
         ("[[tile]]\nwidth = 'half'", "either a figure"),
         ("[[tile]]\nfigure = 'queues'\noptions = {a = 1}", "no option 'a'; known: intervals"),

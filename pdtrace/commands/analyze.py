@@ -44,10 +44,11 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from pdtrace.errors import UsageError
+    from pdtrace.exports.explained import explain
     from pdtrace.exports.report import STRIP_LENGTH, build_report
     from pdtrace.exports.summary import write_summary
     from pdtrace.exports.writing import STDOUT, write_text
-    from pdtrace.loading import reason_for_nothing
+    from pdtrace.loading import compare_sources, reason_for_nothing
     from pdtrace.metrics import measure
     from pdtrace.reading import read_run
     from pdtrace.saved_run import save_run
@@ -55,17 +56,18 @@ def run(args: argparse.Namespace) -> int:
     texts = [name for name in (args.json, args.html, args.markdown) if name is not None]
     if texts.count(STDOUT) > 1:
         raise UsageError("only one output can be written to standard output")
-    recorded = read_run(args)
+    recorded = compare_sources(read_run(args))
     metrics = measure(recorded, gpu_hour_cost=args.gpu_hour_cost)
+    explained = explain(recorded)
     if args.save:
         save_run(recorded, args.save)
     if args.json:
-        write_text(args.json, write_summary(recorded, metrics))
+        write_text(args.json, write_summary(recorded, metrics, explained))
     reason = reason_for_nothing(recorded)
     width = max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
     # The strip must not be cut: beside its marks a line names the rank.
     length = STRIP_LENGTH if width is None else min(STRIP_LENGTH, width - 16)
-    report = build_report(recorded, metrics, strip_length=length)
+    report = build_report(recorded, metrics, strip_length=length, explained=explained)
     if args.html:
         from pdtrace.pages import render_page
 

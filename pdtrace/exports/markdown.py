@@ -10,7 +10,8 @@ from pdtrace.exports.untrusted import show_in_markdown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pdtrace.exports.report import Report, Section
+    from pdtrace.exports.report import Report
+    from pdtrace.exports.section import Section
 
 
 def render_markdown(report: Report) -> str:

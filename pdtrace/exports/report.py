@@ -9,6 +9,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pdtrace.exports.explained import (
+    Explained,
+    agreement_section,
+    breakdown_section,
+    cause_section,
+    explain,
+)
+from pdtrace.exports.section import Section
 from pdtrace.exports.strip import Strip, find_worst_stretch
 from pdtrace.exports.summary import WIDTH_PREFIX, release_of
 from pdtrace.exports.wording import (
@@ -28,22 +36,9 @@ if TYPE_CHECKING:
 
     from pdtrace.run import Run
 
+__all__ = ["Numbers", "Report", "Section", "build_report"]  # others take Section from here
+
 STRIP_LENGTH = 80
-
-
-@dataclass(frozen=True)
-class Section:
-    """A titled table and the notes below it.
-
-    ``columns`` name what the cells hold; the first ``num_texts`` of them are text, the others
-    numbers, which align to the right.
-    """
-
-    title: str
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    notes: tuple[str, ...] = ()
-    num_texts: int = 1
 
 
 @dataclass(frozen=True)
@@ -71,22 +66,33 @@ class Numbers:
         return self.notes.get((name, None)) or ""
 
 
-def build_report(run: Run, metrics: pl.DataFrame, *, strip_length: int = STRIP_LENGTH) -> Report:
+def build_report(
+    run: Run,
+    metrics: pl.DataFrame,
+    *,
+    strip_length: int = STRIP_LENGTH,
+    explained: Explained | None = None,
+) -> Report:
     """Build the report of a run.
 
     Args:
         run: The run.
         metrics: Table ``metrics`` of it.
         strip_length: Iterations that the strip of the worst stretch may hold.
+        explained: As :func:`pdtrace.exports.explained.explain` gives it; worked out here if not.
     """
+    told = explained or explain(run)
     rows = list(metrics.select("metric", "dp_rank", "value", "note").iter_rows())
     m = Numbers({(r[0], r[1]): r[2] for r in rows}, {(r[0], r[1]): r[3] for r in rows})
     sections = (
         width_section(run, m),
         rank_section(run, m),
         request_section(m),
+        breakdown_section(told.breakdown),
+        cause_section(run, told.causes),
         queue_section(m),
         delayer_section(run, m),
+        agreement_section(told.agreement),
         engine_section(run, m),
         source_section(run),
         incident_section(run),
@@ -248,14 +254,18 @@ def request_section(m: Numbers) -> Section:
     n = m.get("num_requests")
     if n is None:
         return Section("Requests", notes=(f"Not known: {m.note('num_requests')}.",))
+    known = m.get("ttft_p50_s") is not None
+    since = m.note("ttft_p50_s").partition(";")[0] if known else "on the engine"
     stages = (
-        ("time to first token (received → finished)", "ttft"),
+        (f"time to first token ({since})", "ttft"),
         ("waiting queue (queued → selected)", "queue_wait"),
         ("forward and transfer (selected → finished)", "forward"),
+        ("request, by the client's clock (sent → answered)", "request_latency"),
     )
     rows = tuple(
         (text, *(seconds(m.get(f"{name}_{q}_s")) for q in ("p50", "p90", "p99", "mean")))
         for text, name in stages
+        if name != "request_latency" or m.get("request_latency_p50_s") is not None
     )
     open_ones, failed = m.get("num_unfinished_requests"), m.get("num_failed_requests")
     if open_ones is None:
@@ -324,8 +334,10 @@ def delayer_section(run: Run, m: Numbers) -> Section:
         what = "other outcomes" if rows else "its outcomes"
         notes.append(f"The number of {what} is not known: {m.note(missing[0])}.")
     waited = m.get("delay_seconds_total")
+    note = m.note("delay_seconds_total")
+    estimate = f" ({note})" if note.startswith("estimated") else ""
     notes.append(
-        f"Waited {seconds(waited)} in all."
+        f"Waited {seconds(waited)} in all{estimate}."
         if waited is not None
         else f"Time waited is not known: {m.note('delay_seconds_total')}."
     )

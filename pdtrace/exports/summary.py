@@ -1,6 +1,7 @@
 """The summary of a run as JSON.
 
-History of ``schema_version``: 1, the first.
+History of ``schema_version``: 1, the first. Added to it since: ``ttft_breakdown``,
+``idle_causes``, ``agreement``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import json
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+from pdtrace.exports.explained import Explained, explain, explained_values
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,18 +23,23 @@ WHOLE_UNITS = ("count", "tokens", "requests")
 WIDTH_PREFIX = "num_iterations_width_"
 
 
-def build_summary(run: Run, metrics: pl.DataFrame) -> dict[str, Any]:
+def build_summary(
+    run: Run, metrics: pl.DataFrame, explained: Explained | None = None
+) -> dict[str, Any]:
     """The summary as plain values.
 
     Args:
         run: The run.
         metrics: Table ``metrics`` of it.
+        explained: As :func:`pdtrace.exports.explained.explain` gives it; worked out here if not.
 
     Returns:
         ``schema_version``; ``run``: facts; ``metrics``: name → value, unit, n, note (and low, high
         where the value has an interval); ``ranks``: the same by DP rank;
-        ``fusion_width_histogram``: width → iterations, widths that occurred; ``incidents``;
-        ``warnings``. No NaN or infinity.
+        ``fusion_width_histogram``: width → iterations, widths that occurred;
+        ``ttft_breakdown``: ``num_requests``, ``num_left_out``, ``p50_rid``, ``p99_rid``, their
+        times, ``delay_ratio``, and the rows of the table as ``stages``; ``idle_causes`` and
+        ``agreement``: the rows of these tables; ``incidents``; ``warnings``. No NaN or infinity.
     """
     engine: dict[str, dict[str, Any]] = {}
     ranks: dict[str, dict[str, dict[str, Any]]] = {}
@@ -44,6 +52,7 @@ def build_summary(run: Run, metrics: pl.DataFrame) -> dict[str, Any]:
         "metrics": engine,
         "ranks": ranks,
         "fusion_width_histogram": fusion_width_histogram(metrics),
+        **explained_values(explained or explain(run)),
         "incidents": [
             {
                 "kind": i.kind,
@@ -58,9 +67,9 @@ def build_summary(run: Run, metrics: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def write_summary(run: Run, metrics: pl.DataFrame) -> str:
+def write_summary(run: Run, metrics: pl.DataFrame, explained: Explained | None = None) -> str:
     """The summary as strict JSON, the same for the same run to the last byte."""
-    return json.dumps(build_summary(run, metrics), indent=1, allow_nan=False) + "\n"
+    return json.dumps(build_summary(run, metrics, explained), indent=1, allow_nan=False) + "\n"
 
 
 def fusion_width_histogram(metrics: pl.DataFrame) -> dict[str, int]:

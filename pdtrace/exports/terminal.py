@@ -15,7 +15,8 @@ from pdtrace.exports.strip import MARKS, strip_heading, strip_legend, strip_plac
 from pdtrace.exports.untrusted import show
 
 if TYPE_CHECKING:
-    from pdtrace.exports.report import Report, Section
+    from pdtrace.exports.report import Report
+    from pdtrace.exports.section import Section
     from pdtrace.exports.strip import Strip
 
 PLAIN_WIDTH = 100

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pdtrace.metrics.tally import FAMILIES, Metric, Prices, as_seconds, measure_tallies
+from pdtrace.metrics.tally import FAMILIES, Metric, Prices, as_seconds, measure_tallies, total
 
 if TYPE_CHECKING:
     from pdtrace.run import Part, Run
@@ -15,8 +15,9 @@ COUNTERS = "counters (metrics_before/after) would give it; the log has no line f
 OFF = "the engine says the delayer is off"
 NO_WAITS = (
     "the prefill_delayer_wait_seconds histogram (metrics_before/after) of releases from 0.5.14 on "
-    "gives it; before, it holds only zeros"
+    "gives it; before, it holds only zeros; spans or request time stats give an estimate"
 )
+FROM_REQUESTS = "estimated: time in which requests stood in the waiting queue while no forward ran"
 DEBUG_LINES = "counters or debug lines (SGLANG_PREFILL_DELAYER_DEBUG_LOG=1) would give it"
 # Outcome → (metric, whether a debug line of the log reports it too).
 OUTCOMES = {
@@ -34,6 +35,7 @@ class DelayTally:
     def __init__(self, run: Run, prices: Prices) -> None:
         self.delayer = run.engine.delayer
         self.decisions = run.decisions
+        self.stages = run.stages
 
     def add(self, part: Part) -> None:
         """Parts hold no decisions."""
@@ -63,6 +65,10 @@ class DelayTally:
             seconds, note = as_seconds(int(str(per_rank["wait"].max()))), ""
         elif self.delayer.enabled is False:
             seconds, note = 0.0, OFF
+        elif not self.stages.is_empty():
+            seconds, num = held_seconds(self.stages)
+            rows.append(Metric("delay_seconds_total", seconds, "s", num, FROM_REQUESTS))
+            return rows
         rows.append(Metric("delay_seconds_total", seconds, "s", waits.height, note or None))
         return rows
 
@@ -77,6 +83,29 @@ def count_once(decisions: pl.DataFrame, reason: str) -> int:
     return int(str(per_rank["count"].max() or 0))
 
 
+def held_seconds(stages: pl.DataFrame) -> tuple[float, int]:
+    """Wall time in which the delayer held some request's waiting; and the stretches of it.
+
+    Args:
+        stages: Table ``request_stages``.
+    """
+    held = (
+        stages.filter(
+            pl.col("held_by").cast(pl.String) == "delayer",
+            pl.col("stage").cast(pl.String) == "waiting",
+        )
+        .select(
+            pl.col("start").dt.epoch("ns").alias("start"),
+            (pl.col("start") + pl.col("duration")).dt.epoch("ns").alias("end"),
+        )
+        .sort("start")
+    )
+    before = held["end"].cum_max().shift(1).fill_null(0)
+    # Requests of several ranks wait side by side; their common time counts once.
+    alone = (held["end"] - pl.select(pl.max_horizontal(held["start"], before)).to_series()).clip(0)
+    return as_seconds(total(alone)), held.height
+
+
 def measure_delay(run: Run) -> list[Metric]:
     """Measure the delayer's outcomes from the table ``decisions``.
 
@@ -88,6 +117,8 @@ def measure_delay(run: Run) -> list[Metric]:
     * ``num_delay_no_waits``, ``_successes``, ``_timeouts``, ``_watermark_allows``: passes allowed
       at once, after a wait that other ranks joined, after a wait that ran out, and because the KV
       pool was under the low watermark. The last two also come from debug lines, which may be fewer.
-    * ``delay_seconds_total``: Σ wall time waited before an allowed pass.
+    * ``delay_seconds_total``: Σ wall time waited before an allowed pass, by the engine's histogram;
+      where that does not tell, the time in which the delayer held any request of the table
+      ``request_stages`` in the waiting queue, an estimate.
     """
     return measure_tallies(run, [DelayTally(run, Prices())])

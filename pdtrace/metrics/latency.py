@@ -21,11 +21,15 @@ FINISHED_ONLY = (
 # Nearest to the scheduler first: the client's clock also holds the network and the tokenizer.
 SOURCE_ORDER = ("scheduler_log", "otel_spans", "prometheus", "fpm", "client_log")
 SEES_ARRIVALS = ("otel_spans", "client_log")
-STAGES = (
-    ("ttft", "received", "finished"),
-    ("queue_wait", "queued", "selected"),
-    ("forward", "selected", "finished"),
+QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+STAGES = (("queue_wait", "queued", "selected"), ("forward", "selected", "finished"))
+FROM_ARRIVAL = "from arrival at the server"
+FROM_ENTRY = "from entry into the scheduler; spans would tell the arrival at the server"
+NO_TTFT = (
+    "request time stats (--enable-request-time-stats-logging) or spans give it; a client's log "
+    "only tells request_latency, which holds the way there and back"
 )
+NO_CLIENT = "a load client's log beside the recording gives it"
 
 
 class LatencyTally:
@@ -55,18 +59,62 @@ class LatencyTally:
             ),
             Metric("num_failed_requests", failed if tells else None, "requests", n, tells_note),
         ]
+        served = first_served(seen)
+        is_arrival = served["begin"].len() > 0 and served["is_arrival"].all()
+        ttft_note = FROM_ARRIVAL if is_arrival else FROM_ENTRY
+        rows += spread(
+            "ttft", served, "begin", "finished", ttft_note, NO_TTFT if n else NO_REQUESTS
+        )
         for name, start, end in STAGES:
-            sample = Sample()
-            times = finished.select(start, end).drop_nulls()
-            sample.add((times[end] - times[start]).cast(pl.Int64) / 1e9)
-            note = None if len(sample) else NO_REQUESTS
-            rows += [
-                Metric(f"{name}_p50_s", sample.quantile(0.5), "s", len(sample), note),
-                Metric(f"{name}_p90_s", sample.quantile(0.9), "s", len(sample), note),
-                Metric(f"{name}_p99_s", sample.quantile(0.99), "s", len(sample), note),
-                Metric(f"{name}_mean_s", sample.mean(), "s", len(sample), note),
-            ]
+            rows += spread(name, finished, start, end, None, NO_REQUESTS)
+        client = seen.filter(
+            pl.col("source").cast(pl.String) == "client_log",
+            pl.col("status").cast(pl.String) == "finished",
+        )
+        rows += spread("request_latency", client, "sent", "answered", None, NO_CLIENT)
         return rows
+
+
+def spread(
+    name: str, frame: pl.DataFrame, start: str, end: str, note: str | None, missing: str
+) -> list[Metric]:
+    """Quantiles and mean of the time from one column to another, over rows that have both."""
+    sample = Sample()
+    times = frame.select(start, end).drop_nulls()
+    sample.add((times[end] - times[start]).cast(pl.Int64) / 1e9)
+    n = len(sample)
+    said = note if n else missing
+    rows = [Metric(f"{name}_{q}_s", sample.quantile(share), "s", n, said) for q, share in QUANTILES]
+    return [*rows, Metric(f"{name}_mean_s", sample.mean(), "s", n, said)]
+
+
+def first_served(requests: pl.DataFrame) -> pl.DataFrame:
+    """The earliest time of each finished request on the engine, and its finish, by one source.
+
+    Args:
+        requests: Table ``requests``.
+
+    Returns:
+        A row for each rid with ``begin``, ``finished`` and ``is_arrival``: whether the begin is its
+        arrival at the server, not its entry into the scheduler.
+    """
+    source = pl.col("source").cast(pl.String)
+    own = (source != "client_log") | pl.col("arrived").is_not_null()
+    return (
+        requests.filter(own, pl.col("status").cast(pl.String) == "finished")
+        .select(
+            "rid",
+            pl.coalesce("arrived", "received").alias("begin"),
+            "finished",
+            pl.col("arrived").is_not_null().alias("is_arrival"),
+            source.replace_strict({n: i for i, n in enumerate(SOURCE_ORDER)}, default=9).alias(
+                "near"
+            ),
+        )
+        .drop_nulls(["begin", "finished"])
+        .sort(~pl.col("is_arrival"), "near", maintain_order=True)
+        .unique("rid", keep="first", maintain_order=True)
+    )
 
 
 FAMILIES.register("latency", LatencyTally)
@@ -109,8 +157,10 @@ def measure_latency(run: Run) -> list[Metric]:
       give it.
     * ``num_unfinished_requests``, ``num_failed_requests``: only where a source sees requests
       arrive; time stats are printed when one has finished.
-    * ``ttft_*_s`` = finished − received. On a PD prefill engine a request is finished when its KV
-      cache is handed over, which is all of the first token that this engine decides.
+    * ``ttft_*_s`` = finished − arrived at the server, where spans tell it, otherwise − received by
+      the scheduler. On a PD prefill engine a request is finished when its KV cache is handed over,
+      which is all of the first token that this engine decides. A client's log does not enter.
+    * ``request_latency_*_s`` = answered − sent, by the client's clock.
     * ``queue_wait_*_s`` = selected − queued; ``forward_*_s`` = finished − selected, transfer
       included.
     """

@@ -1,0 +1,97 @@
+"""Why ranks idled: idle rank passes and their time by cause."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from pdtrace.figures.figure import HATCH, LIGHT, Figure, build_empty, build_layout
+from pdtrace.figures.survey import Survey
+from pdtrace.joined.breakdown import count_causes
+
+if TYPE_CHECKING:
+    from pdtrace.run import Run
+
+TITLE = "Why ranks idled"
+NAMES = {
+    "nothing_arrived": "nothing arrived",
+    "arrived_while_running": "arrived while others ran",
+    "arrived_after_selection": "arrived after selection",
+    "in_bootstrap": "in bootstrap",
+    "not_selected": "queued, not selected",
+    "held_by_delayer": "held by the delayer",
+    "other_rank_mid_chunk": "other rank mid-chunk",
+    "unknown": "unknown",
+}
+COLOURS = {"held_by_delayer": "delayed", "unknown": "unknown"}
+
+
+def draw_idle_causes(run: Run | Survey) -> Figure:
+    """Draw one bar a cause: its idle rank passes, labelled with their time.
+
+    Args:
+        run: The run, or its survey.
+    """
+    causes = count_causes(run.run if isinstance(run, Survey) else run)
+    if causes.is_empty():
+        return build_empty(TITLE, "No rank idled, or it is not known.")
+    cause, detail = pl.col("cause").cast(pl.String), pl.col("cause_detail").cast(pl.String)
+    # Beside another rank's chunk the detail is of the second order.
+    name = (
+        pl.when(cause == "other_rank_mid_chunk").then(cause).otherwise(pl.coalesce(detail, cause))
+    )
+    rows = (
+        causes.with_columns(name.alias("name"), cause.alias("cause"))
+        .group_by("name", maintain_order=True)
+        .agg(pl.col("cause").first(), pl.col("num_passes", "seconds", "share").sum())
+        .sort("num_passes", descending=True, maintain_order=True)
+    )
+    names = [NAMES.get(n, n) for n in rows["name"].to_list()]
+    kinds = [COLOURS.get(c, "idle") for c in rows["cause"].to_list()]
+    data: list[dict[str, Any]] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "y": names,
+            "x": rows["num_passes"].to_list(),
+            "text": [f"{s:,.1f} s" for s in rows["seconds"].to_list()],
+            "customdata": [round(100 * s, 1) for s in rows["share"].to_list()],
+            "textposition": "auto",
+            "hovertemplate": "%{y}: %{x:,} idle rank passes, %{customdata} %, %{text}"
+            "<extra></extra>",
+            "marker": {
+                "color": [LIGHT[k] for k in kinds],
+                "pattern": {
+                    "shape": [HATCH[k] for k in kinds],
+                    "size": 6,
+                    "solidity": 0.2,
+                    "fillmode": "overlay",
+                    "fgcolor": LIGHT["ink"],
+                    "fgopacity": 0.3,
+                },
+            },
+        }
+    ]
+    layout = build_layout(
+        x_title="idle rank passes",
+        y_title="",
+        showlegend=False,
+        xaxis={"fixedrange": True},
+        yaxis={"fixedrange": True, "autorange": "reversed", "showgrid": False},
+    )
+    table = causes.select(
+        cause.str.replace_all("_", " "),
+        detail.str.replace_all("_", " ").fill_null("–").alias("detail"),
+        pl.col("num_passes").alias("idle rank passes"),
+        (pl.col("share") * 100).round(1).alias("share (%)"),
+        pl.col("seconds").round(3).alias("rank time (s)"),
+    )
+    parts = zip(names, rows["share"].to_list(), strict=True)
+    alt = "Idle rank passes by cause: " + ", ".join(f"{n} {100 * s:.0f} %" for n, s in parts) + "."
+    note = (
+        "Arrived while others ran: no request of the rank was there at the selection, but one came "
+        "before the iteration ended; a wait of that length would have run them together."
+    )
+    height = max(200, 90 + 26 * len(names))
+    return Figure(TITLE, {"data": data, "layout": layout}, table, alt, note, height=height)
