@@ -40,7 +40,8 @@ class DurationsTally:
         """Take one part in."""
         frame = part.iterations
         self.num_bounded += frame.filter(pl.col("duration_source") == "bounded").height
-        for (width,), group in frame.group_by("fusion_width"):
+        # kept in order, because the last digit of a mean depends on it
+        for (width,), group in frame.group_by("fusion_width", maintain_order=True):
             key = int(str(width))
             seconds = group["duration"].cast(pl.Int64) / 1e9
             self.all.add(seconds)
