@@ -43,6 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer, compressed if the client likes that, as the real server does."""
         engine = self.server
+        status = engine.status
         time.sleep(engine.pause)
         engine.num_asked += 1
         text = gzip.compress(
@@ -50,7 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             f'{NAME}{{dp_rank="{engine.rank}",mode="prefill_compute"}} {engine.num_asked}.0\n'
             .encode()
         )  # fmt: skip
-        self.send_response(engine.status)
+        self.send_response(status)
         self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -93,7 +94,9 @@ def test_a_series_has_times_and_is_read_as_one(tmp_path: Path, engine: Engine) -
     with collecting(run, metrics_urls=(engine.url,), metrics_interval=0.1):
         wait_until(lambda: engine.num_asked >= 5)
     series = values(run / "metrics_series.txt")
-    assert series == list(range(1, engine.num_asked + 1))
+    # one that was under way when the end came was given up
+    assert set(range(1, engine.num_asked + 1)) - set(series) <= {engine.num_asked - 1}
+    assert series == sorted(set(series))
     assert (run / "metrics_series.txt").read_text().count("# scraped ") == len(series)
     assert values(run / "metrics_after.txt") == series[-1:]
     recording = read([str(run)])
