@@ -36,6 +36,7 @@ CAUSE_DETAILS = (
     "arrived_while_running",
 )  # fmt: skip
 VERDICTS = ("agrees", "differs", "not_comparable")
+CHANGE_VERDICTS = ("better", "worse", "same", "inconclusive", "unmeasured")
 
 TIME = pl.Datetime("ns", "UTC")
 SPAN = pl.Duration("ns")
@@ -452,9 +453,31 @@ METRICS = Table(
     ),
 )
 
+COMPARISONS = Table(
+    "comparisons",
+    "one metric of two runs",
+    (
+        Column("metric", pl.String, "name, as in metrics where it is measured there too"),
+        Column("unit", pl.String, "as in metrics"),
+        Column("better", pl.Enum(("lower", "higher")), "the direction that users want"),
+        Column("baseline", pl.Float64, "value, stalls left out of times", nullable=True),
+        Column("candidate", pl.Float64, "likewise", nullable=True),
+        Column("change_ratio", pl.Float64, "candidate ÷ baseline − 1", "ratio", nullable=True),
+        Column("low", pl.Float64, "lower end of its 95 % interval", "ratio", nullable=True),
+        Column("high", pl.Float64, "upper end of it", "ratio", nullable=True),
+        Column("verdict", pl.Enum(CHANGE_VERDICTS), "of the candidate"),
+        Column("num_blocks", pl.UInt32, "independent blocks behind the interval", "blocks"),
+        Column("baseline_n", pl.UInt64, "rows it was computed from", "rows"),
+        Column("candidate_n", pl.UInt64, "likewise", "rows"),
+        Column("baseline_raw", pl.Float64, "with stalls and warm-up", nullable=True),
+        Column("candidate_raw", pl.Float64, "likewise", nullable=True),
+        Column("note", pl.String, "what limits it, or would give it", nullable=True),
+    ),
+)
+
 TABLES = (
     EVENTS, DECISIONS, REQUESTS, COUNTERS, ITERATIONS, RANK_PASSES, REQUEST_STAGES,
-    TTFT_BREAKDOWN, IDLE_CAUSES, AGREEMENT, METRICS,
+    TTFT_BREAKDOWN, IDLE_CAUSES, AGREEMENT, METRICS, COMPARISONS,
 )  # fmt: skip
 
 

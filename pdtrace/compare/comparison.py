@@ -34,6 +34,7 @@ from pdtrace.compare.verdicts import Compared, judge
 from pdtrace.compare.workload import compare_workloads
 from pdtrace.errors import UsageError
 from pdtrace.metrics import measure
+from pdtrace.schema import COMPARISONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,6 +106,30 @@ class Comparison:
     def is_comparable(self) -> bool:
         """Whether there are numbers."""
         return not self.reasons
+
+    def to_table(self) -> pl.DataFrame:
+        """Table ``comparisons``."""
+        rows = [
+            {
+                "metric": r.quantity.name,
+                "unit": r.quantity.unit,
+                "better": r.quantity.better,
+                "baseline": r.baseline,
+                "candidate": r.candidate,
+                "change_ratio": r.change_ratio,
+                "low": r.low,
+                "high": r.high,
+                "verdict": r.verdict,
+                "num_blocks": r.num_blocks,
+                "baseline_n": r.n[0],
+                "candidate_n": r.n[1],
+                "baseline_raw": r.raw[0],
+                "candidate_raw": r.raw[1],
+                "note": r.note,
+            }
+            for r in self.rows
+        ]
+        return COMPARISONS.conform(pl.DataFrame(rows, schema=COMPARISONS.schema))
 
     def get(self, name: str) -> Compared:
         """The row of a metric."""

@@ -200,3 +200,14 @@ def test_a_loss_within_a_gain_is_shown_by_phase(sample) -> None:
     assert phases["seed"].verdict == "better"
     assert phases["stagger200"].low > 0.2
     assert len(phases) == 13
+
+
+def test_a_comparison_is_a_declared_table(pairs) -> None:
+    """One row for each metric, also where nothing can be compared."""
+    same = compare_runs(pairs(QUARTER), pairs(QUARTER))
+    table = same.to_table()
+    assert table["metric"].to_list() == [row.quantity.name for row in same.rows]
+    assert table["verdict"].unique().to_list() == ["same"]
+    none = compare_runs(pairs(QUARTER), pairs(QUARTER), request_filter="nobody").to_table()
+    assert none.is_empty()
+    assert none.schema == table.schema
