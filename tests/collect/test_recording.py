@@ -6,7 +6,7 @@ import gzip
 import time
 from pathlib import Path
 
-import msgpack
+import msgspec
 import polars as pl
 import pytest
 import zstandard
@@ -40,7 +40,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
         join(running, ranks)
         frames = read_frames(folder / "fpm.bin")
         for _, payload in frames:
-            said = msgpack.unpackb(payload)
+            said = msgspec.msgpack.decode(payload)
             number = (1000 + said["counter_id"]).to_bytes(8, "big")
             ranks[said["dp_rank"]].socket.send_multipart([b"", number, payload])
         wait_until(lambda: running.session.tally.num_frames >= len(frames) + 4)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgpack
+import msgspec
 import pytest
 import zmq
 
@@ -31,7 +31,7 @@ class Rank:
 
     def publish(self, number: int) -> bytes:
         """Send one frame, and return its payload."""
-        payload = msgpack.packb({"version": 1, "dp_rank": self.rank, "counter_id": number})
+        payload = msgspec.msgpack.encode({"version": 1, "dp_rank": self.rank, "counter_id": number})
         self.socket.send_multipart([b"", number.to_bytes(8, "big"), payload])
         return payload
 
@@ -87,7 +87,7 @@ def test_frames_are_stored_with_times_and_gaps_are_counted(
         ranks[1].publish(at + 3)  # 2 missing
         wait_until(lambda: running.session.tally.frames[ranks[1].endpoint].last == at + 3)
     frames = read_frames(run / "fpm.bin")
-    mine = [p for _, p in frames if msgpack.unpackb(p)["dp_rank"] == 0]
+    mine = [p for _, p in frames if msgspec.msgpack.decode(p)["dp_rank"] == 0]
     assert mine[-4:] == sent
     times = [t for t, _ in frames]
     assert begun < min(times) <= max(times) < time.time_ns()
@@ -105,7 +105,7 @@ def test_what_has_come_is_written_at_the_end(tmp_path: Path, ranks: list[Rank]) 
             ranks[0].publish(n)
         wait_until(lambda: running.session.tally.num_frames > at)
         time.sleep(0.05)
-    numbers = [msgpack.unpackb(p)["counter_id"] for _, p in read_frames(run / "fpm.bin")]
+    numbers = [msgspec.msgpack.decode(p)["counter_id"] for _, p in read_frames(run / "fpm.bin")]
     assert numbers[-1] == at + 4999
     assert numbers == list(range(numbers[0], at + 5000))
 
