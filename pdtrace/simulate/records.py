@@ -12,12 +12,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt: its id, DP rank, tokens, and when the schedulers can see it at the earliest."""
+    """A prompt.
+
+    Attributes:
+        rid: Its id, the phase of the load first.
+        rank: DP rank that serves it.
+        tokens: Prompt tokens; none of them is cached.
+        arrival: When that rank can see it at the earliest.
+        lead: From the client's sending to the arrival.
+    """
 
     rid: str
     rank: int
     tokens: int
     arrival: float
+    lead: float = 0.006
+
+    @property
+    def phase(self) -> str:
+        """The phase of the load that it belongs to."""
+        return self.rid.partition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)
