@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 DELAYS = ("num_delay_passes", "delay_seconds_total")
 NAMES = ("baseline", "candidate")
+OF_DURATIONS = ("prefill_throughput_tok_s", "idle_rank_time_ratio", "idle_rank_seconds")
+MOST_ESTIMATED = 0.2  # share of durations that may be estimates before nothing is claimed of them
 SLOWER = 0.05
 WHOLE = 0.99  # share of the requests compared from which the whole runs are
 _CLIENT = "a client's log with sending and answering times (client_log) gives it"
@@ -183,8 +185,9 @@ def _compare(
     passes = (read_passes(baseline), read_passes(candidate))
     requests = (read_requests(baseline, pattern=pattern), read_requests(candidate, pattern=pattern))
     reasons = list(found.reasons)
-    for name, p in zip(NAMES, passes, strict=True):
-        if not (p.width > 0).any():
+    for name, p, r in zip(NAMES, passes, requests, strict=True):
+        # A client's log alone still tells latencies.
+        if not (p.width > 0).any() and not np.isfinite(r.answered).any():
             reasons.append(f"the {name} holds no prefill iteration")
     work = compare_workloads(requests, passes, is_filtered=pattern is not None)
     result = Comparison(
@@ -299,6 +302,13 @@ def _measure(
         )
         for q in QUANTITIES
     )
+    shares = [s.passes.estimated_share for s in sides]
+    if max(shares) > MOST_ESTIMATED:
+        note = (
+            f"{shares[0]:.0%} and {shares[1]:.0%} of the durations are estimates, low ones after "
+            "pauses; request time stats or spans give them"
+        )
+        rows = tuple(_without_claim(row, note) for row in rows)
     num_slower = (0, 0)
     if paired and kept[0].timed.any():
         mask = kept[0].timed
@@ -313,6 +323,13 @@ def _measure(
         num_slower=num_slower,
         phases=compare_phases(sides, kept) if paired else (),
     )
+
+
+def _without_claim(row: Compared, note: str) -> Compared:
+    """The row of a metric made of durations that are not known well enough to judge it."""
+    if row.quantity.name not in OF_DURATIONS or row.verdict not in ("better", "worse"):
+        return row
+    return replace(row, verdict="inconclusive", note=note)
 
 
 def _timed_passes(side: Side, touched: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -344,6 +361,11 @@ def _describe(sides: tuple[Side, Side], by_arrival: bool) -> list[str]:
     notes = []
     if len(sides[0].requests) and not by_arrival:
         notes.append("TTFT counts from the bootstrap queue: one run lacks the time of arrival")
+    blind = [
+        n for n, s in zip(NAMES, sides, strict=True) if not np.isfinite(s.passes.duration).any()
+    ]
+    if blind:
+        notes.append(f"stalls cannot be seen in {' and '.join(blind)}: no pass has a duration")
     for name, side in zip(NAMES, sides, strict=True):
         modes = find_modes(side.passes)
         if modes is not None:

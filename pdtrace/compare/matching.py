@@ -98,6 +98,12 @@ def read_requests(run: Run, *, pattern: re.Pattern[str] | None = None) -> Reques
         pl.coalesce("answered", "finished").alias("end"),
         pl.coalesce("forward_end", "transferred", "finished").alias("forward_end"),
     )
+    # What only a client saw has no times of the engine: its table repeats the client's own there.
+    is_foreign = pl.col("source") == "client_log"
+    frame = frame.with_columns(
+        pl.when(is_foreign).then(None).otherwise(pl.col(name)).alias(name)
+        for name in ("received", "finished", "forward_end")
+    )
     has_client = pl.col("sources").list.contains(pl.lit("client_log")).alias("is_sent")
     is_sent = frame.select(has_client)["is_sent"]
     num_internal = 0

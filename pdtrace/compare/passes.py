@@ -27,7 +27,8 @@ OUTSIDE = -2
 class Passes:
     """The iterations of one run in order of time.
 
-    Times are seconds since the run's first request, nan where unknown.
+    ``estimated_share`` is the share of those that prefilled whose duration is a typical one of
+    their size, because the log does not tell it. Times are seconds since the run's first request, nan where unknown.
     """
 
     start: F64
@@ -41,6 +42,7 @@ class Passes:
     busiest: F64
     is_stall: NDArray[np.bool_]
     prefills: pl.DataFrame
+    estimated_share: float
 
     def __len__(self) -> int:
         return len(self.end)
@@ -81,7 +83,13 @@ def read_passes(run: Run) -> Passes:
         busiest=busiest,
         is_stall=find_stalls(np.where(width > 0, duration, np.nan), busiest),
         prefills=prefills,
+        estimated_share=_share_estimated(iterations),
     )
+
+
+def _share_estimated(iterations: pl.DataFrame) -> float:
+    source = iterations.filter(pl.col("fusion_width") > 0)["duration_source"].cast(pl.String)
+    return float((source == "bounded").sum()) / max(len(source), 1)
 
 
 def typical_durations(duration: F64, busiest: F64) -> F64:

@@ -44,7 +44,11 @@ def compare_settings(baseline: Run, candidate: Run) -> Findings:
     """
     a, b = baseline.engine, candidate.engine
     reasons, notes = [], []
-    if baseline.dp_size != candidate.dp_size:
+    if None in (a.dp_size, b.dp_size):
+        notes.append(
+            "the number of DP ranks is not known of both runs; that it is the same is assumed"
+        )
+    elif baseline.dp_size != candidate.dp_size:
         reasons.append(f"dp_size differs: {baseline.dp_size} and {candidate.dp_size}")
     for what in ("engine", "role", "tp_size", "ep_size", "pp_size", "enable_dp_attention"):
         x, y = getattr(a, what), getattr(b, what)

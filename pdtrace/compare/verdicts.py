@@ -166,13 +166,19 @@ def _decide(
 
 
 def _what_it_takes(change: Change, noise: float) -> str:
-    n = change.num_blocks
-    size = abs(change.point)
-    half = (change.high - change.low) / 2 - noise
-    goal = max(size - FLOOR, SAME - size) - noise
-    if goal <= 0:
+    """How many blocks would narrow the interval enough for a verdict, its width falling as 1/√n."""
+    n, size = change.num_blocks, abs(change.point)
+    below, above = change.point - change.low - noise, change.high - change.point - noise
+    inner = below if change.point > 0 else above  # the side towards zero
+    goals = (
+        (inner, size - FLOOR - noise),  # to be beyond the floor
+        (max(below, above), SAME - size - noise),  # to be the same
+    )
+    needed = [n * (half / goal) ** 2 for half, goal in goals if goal > 0]
+    if not needed:
         return "within the noise between repeats: only more repeats could tell"
-    more = int(np.ceil(n * (half / goal) ** 2 * 1.1)) - n
-    if more > 100 * n:
+    if min(needed) > 100 * n:
         return f"{n} blocks; over a hundred times as many would be needed"
-    return f"{n} blocks; about {max(more, 1):,} more like these could tell"
+    # A tenth more, for the width is itself estimated.
+    more = max(int(np.ceil(1.1 * min(needed))) - n, 1)
+    return f"{n} blocks; about {more:,} more like these could tell"

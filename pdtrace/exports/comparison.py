@@ -250,7 +250,11 @@ def _metric_section(title: str, rows: list[Compared]) -> Section:
         )
         for row in rows
     )
-    notes = [f"{r.quantity.title}: {r.note}" for r in rows if r.note]
+    told: dict[str, list[str]] = {}
+    for r in rows:
+        if r.note:
+            told.setdefault(r.note, []).append(r.quantity.title)
+    notes = [f"{'; '.join(titles)}: {note}" for note, titles in told.items()]
     for r in rows:
         if _differs(r.raw[0], r.baseline) or _differs(r.raw[1], r.candidate):
             x, y = (show_value(v, r) for v in r.raw)

@@ -112,3 +112,13 @@ def test_a_log_alone_can_be_compared(capsys) -> None:
     assert metrics["ttft_mean_s"]["verdict"] != "unmeasured"
     assert metrics["request_latency_mean_s"]["verdict"] == "unmeasured"
     assert "client_log" in metrics["request_latency_mean_s"]["note"]
+
+
+def test_clients_alone_can_be_compared(capsys) -> None:
+    """Latency of the client is all they tell: no TTFT, and no eye for stalls."""
+    assert main(["compare", OFF, ON, "--source", "client_log", "--json", "-"]) == 0
+    told = read_json(capsys)
+    assert told["metrics"]["request_latency_mean_s"]["baseline"] == pytest.approx(0.354, abs=0.001)
+    assert told["metrics"]["ttft_mean_s"]["verdict"] == "unmeasured"
+    assert told["metrics"]["num_iterations"]["verdict"] == "unmeasured"
+    assert any("stalls cannot be seen" in note for note in told["notes"])

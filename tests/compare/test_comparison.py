@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from pdtrace.compare import compare_runs
@@ -211,3 +212,21 @@ def test_a_comparison_is_a_declared_table(pairs) -> None:
     none = compare_runs(pairs(QUARTER), pairs(QUARTER), request_filter="nobody").to_table()
     assert none.is_empty()
     assert none.schema == table.schema
+
+
+def test_estimated_durations_support_no_claim(pairs) -> None:
+    """A log without selection times guesses durations after pauses; nothing is claimed of them."""
+    runs = [pairs([0.2] * 20), pairs([0.1] * 20)]
+    assert compare_runs(*runs).get("prefill_throughput_tok_s").verdict == "better"
+    guess = [
+        replace(run, parts=tuple(
+            replace(part, iterations=part.iterations.with_columns(
+                duration_source=pl.lit("bounded", part.iterations["duration_source"].dtype)
+            ))
+            for part in run.parts
+        ))
+        for run in runs
+    ]  # fmt: skip
+    row = compare_runs(*guess).get("prefill_throughput_tok_s")
+    assert row.verdict == "inconclusive"
+    assert "estimates" in row.note
