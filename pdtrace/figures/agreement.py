@@ -69,6 +69,9 @@ def draw_agreement(run: Run | Survey) -> Figure:
     counts = verdict.value_counts(sort=True).iter_rows()
     said = ", ".join(f"{MARKS[v].lower()} {n}" for v, n in counts)
     alt = f"Of {rows.height} comparisons between sources: {said}."
-    long = int((rows["reason"].fill_null("").str.len_chars() > 50).sum())
-    height = min(720, 40 + 24 * rows.height + 18 * long)
+    is_long = (pl.col("reason").fill_null("").str.len_chars() > 50) | (
+        pl.col("source_b").str.len_chars() > 24
+    )
+    long = rows.filter(is_long).height
+    height = min(720, 44 + 24 * rows.height + 20 * long)
     return Figure(TITLE, {"data": [spec], "layout": layout}, table, alt, alt, height=height)

@@ -50,6 +50,7 @@ def draw_ttft_breakdown(run: Run | Survey) -> Figure:
         x_title="milliseconds",
         y_title="",
         barmode="stack",
+        legend={"traceorder": "normal"},
         xaxis={"fixedrange": True, "rangemode": "tozero"},
         yaxis={"fixedrange": True, "autorange": "reversed", "showgrid": False},
     )

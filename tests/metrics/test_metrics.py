@@ -153,6 +153,25 @@ def test_a_request_of_two_sources_counts_once() -> None:
     assert m["num_failed_requests"]["value"] == 0
 
 
+def test_request_latency_is_the_clients() -> None:
+    """A client's log tells sent → answered; it is no time to first token."""
+    row = hand.request("a", None, None, source="client_log")
+    row |= {"sent": hand.START, "answered": hand.START + 130 * hand.MS}
+    m = values(hand.build(GRID, requests=[row]))
+    assert m["request_latency_p50_s"]["value"] == pytest.approx(0.13)
+    assert m["ttft_p50_s"]["value"] is None
+    assert "time stats" in m["ttft_p50_s"]["note"]
+
+
+def test_ttft_begins_at_the_arrival_where_spans_tell_it() -> None:
+    """Before its entry into the scheduler a request has already waited."""
+    span = hand.request("a", 10, 110, source="otel_spans")
+    rows = [span | {"arrived": hand.START}, hand.request("a", 10, 110)]
+    m = values(hand.build(GRID, requests=rows))
+    assert m["ttft_p50_s"]["value"] == pytest.approx(0.11)
+    assert "arrival" in m["ttft_p50_s"]["note"]
+
+
 def test_delay_passes_count_once_for_all_ranks() -> None:
     """All ranks take part in every negotiation: a pass counts once, by what counters say."""
     rows = [
