@@ -27,8 +27,9 @@ OUTSIDE = -2
 class Passes:
     """The iterations of one run in order of time.
 
-    ``estimated_share`` is the share of those that prefilled whose duration is a typical one of
-    their size, because the log does not tell it. Times are seconds since the run's first request, nan where unknown.
+    Times are seconds since the run's first request, nan where unknown. ``estimated_share`` is the
+    share of those that prefilled whose duration is a typical one of their size, because the log
+    does not tell it.
     """
 
     start: F64

@@ -61,8 +61,9 @@ def make_pairs(
             end = start + ms
             requests.append(
                 hand.request(
-                    f"{prefix}{k}-{rank}", now, end, source="client_log", dp_rank=rank,
+                    f"{prefix}{k}-{rank}", now, end, source="otel_spans", dp_rank=rank,
                     num_prompt_tokens=tokens, sent=hand.START + now * hand.MS,
+                    arrived=hand.START + now * hand.MS,
                     answered=hand.START + end * hand.MS, selected=hand.START + start * hand.MS,
                     forward_end=hand.START + end * hand.MS,
                 )
