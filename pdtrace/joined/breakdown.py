@@ -98,6 +98,11 @@ def break_down(stages: pl.DataFrame) -> Breakdown:
     )
 
 
+_OF_LINES = (
+    "iteration", "dp_rank", "kind", "num_new_seqs", "num_new_tokens", "num_pending_tokens",
+)  # fmt: skip
+
+
 def count_causes(run: Run) -> pl.DataFrame:
     """Count the idle rank passes by cause, part by part.
 
@@ -123,7 +128,7 @@ def count_causes(run: Run) -> pl.DataFrame:
                 pl.lit(1).alias("num"),
             )
         else:
-            idle, before = _idle_of_log(part.events, part.iterations, before, run)
+            idle, before = _idle_of_log(part.select(*_OF_LINES), part.iterations, before, run)
         found.append(
             idle.group_by("cause", "cause_detail").agg(pl.col("num").sum(), pl.col("ns").sum())
         )
@@ -146,9 +151,7 @@ def _idle_of_log(
     """Idle passes of a part as its lines alone tell them; what each rank left behind at its end."""
     full = pl.col("num_new_tokens") >= (run.engine.chunked_prefill_size or 1)
     lines = (
-        events.filter(
-            pl.col("iteration").is_not_null(), pl.col("kind").cast(pl.String) == "prefill"
-        )
+        events.filter(pl.col("iteration").is_not_null(), pl.col("kind") == "prefill")
         .select(
             "iteration",
             "dp_rank",
