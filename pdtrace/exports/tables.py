@@ -20,6 +20,7 @@ from pdtrace.schema import (
     ITERATIONS,
     METRICS,
     RANK_PASSES,
+    REQUEST_STAGES,
     REQUESTS,
     TABLES,
     Table,
@@ -70,6 +71,8 @@ def table_parts(run: Run, table: Table) -> Iterator[pl.DataFrame]:
         yield run.requests
     elif table is DECISIONS:
         yield run.decisions
+    elif table is REQUEST_STAGES:
+        yield run.stages
     else:
         yield table.empty()
         column = {EVENTS: "events", ITERATIONS: "iterations", RANK_PASSES: "rank_passes"}[table]

@@ -92,6 +92,7 @@ def check_agreement(
         *_outcomes(run),
         *_waits(run),
         *_requests(run, joined),
+        *_followed(run),
         *_tokens(run),
     ]
     if not rows:
@@ -178,19 +179,24 @@ def _outcomes(run: Run) -> Iterator[Row]:
     doubt = _doubt_of_counters(run)
     executed = counters.filter(pl.col("actual_execution"))
     width = _widths(run)
-    mixed = _num_mid_chunk(run)
+    reason = pl.col("output_reason")
+    outside = float(executed.filter(reason.is_in(["", "delay"]))["count"].sum())
+    yield compare(
+        "prefill batches", (f"by {run.grouping}", width["passes"]),
+        ("engine counters: actual_execution", float(executed["count"].sum())), doubt=doubt,
+    )  # fmt: skip
     fused = _of_rank(executed.filter(pl.col("output_reason").is_in(["no_wait", "wait_success"])))
     yield compare(
         "iterations on all ranks", (f"by {run.grouping}", width["fused"]),
         ("engine counters: no_wait + wait_success", fused),
-        allowed=mixed, reason=CHUNKS, doubt=doubt,
+        allowed=outside, reason=CHUNKS, doubt=doubt,
     )  # fmt: skip
     let = counters.filter(pl.col("output_reason").is_in(["wait_timeout", "token_watermark"]))
     mixed_let = let.filter(pl.col("input_estimation").cast(pl.String) == "mixed")
     yield compare(
         "iterations on some ranks", (f"by {run.grouping}", width["iterations"] - width["fused"]),
         ("engine counters: wait_timeout, watermark", _of_rank(mixed_let)),
-        allowed=mixed, reason=CHUNKS, doubt=doubt,
+        allowed=outside, reason=CHUNKS, doubt=doubt,
     )  # fmt: skip
     lines = told.filter(
         pl.col("source") == "scheduler_log", pl.col("output_reason") == "wait_timeout"
@@ -213,19 +219,6 @@ def _of_rank(decisions: pl.DataFrame) -> float:
     """Passes of these outcomes; every rank counts every pass, so the rank that saw most."""
     per_rank = decisions.group_by("dp_rank").agg(pl.col("count").sum())
     return float(str(per_rank["count"].max() or 0))
-
-
-def _num_mid_chunk(run: Run) -> float:
-    """Iterations in which a rank may have continued a chunk: one prompt, after a full batch."""
-    full = pl.col("num_new_tokens") >= (run.engine.chunked_prefill_size or 1)
-    found: set[int] = set()
-    for part in run:
-        lines = part.events.filter(
-            pl.col("iteration").is_not_null(), pl.col("kind").cast(pl.String) == "prefill"
-        ).sort("iteration", maintain_order=True)
-        was = ((pl.col("num_pending_tokens") > 0) & full).shift(1).over("dp_rank")
-        found.update(lines.filter(was.fill_null(value=False))["iteration"].to_list())
-    return float(len(found))
 
 
 def _waits(run: Run) -> Iterator[Row]:
@@ -284,16 +277,43 @@ def _requests(run: Run, joined: pl.DataFrame) -> Iterator[Row]:
         f"{early} before the client's first (warm-up)" if early else "",
         f"{failed} that failed left no trace on the engine" if failed else "",
     ]
+    died = any(i.kind == "crash" for i in run.incidents) and failed > 0
     yield compare(
         "requests", (f"{engine}, engine side", num[engine]), ("client", num["client"]),
         allowed=max(early, failed) if early == extra_ones.height and failed == lost.height else 0,
         reason="; ".join(t for t in told if t) or None,
+        blocked=f"the engine died: {failed:,} requests that failed left no trace" if died else None,
     )  # fmt: skip
     both = joined.filter(has[engine] & has["client"])
     ended = both.filter(pl.col("finished").is_not_null()).height
     yield compare(
         "requests of both that finished", (engine, ended),
         ("client", both.filter(done & pl.col("answered").is_not_null()).height),
+    )  # fmt: skip
+
+
+def _followed(run: Run) -> Iterator[Row]:
+    """Requests and chunks in the batches of the log, and those whose batches were found."""
+    if run.stages.is_empty() or not any(f.source == "scheduler_log" for f in run.files):
+        return
+    num, coarse = 0, False
+    for part in run:
+        lines = part.events.filter(
+            pl.col("iteration").is_not_null(),
+            pl.col("kind").cast(pl.String) == "prefill",
+            pl.col("source").cast(pl.String) == "scheduler_log",
+        )
+        num += int(lines["num_new_seqs"].cast(pl.Int64).sum())
+        width = lines["ts_resolution"].dt.total_milliseconds().max()
+        coarse = coarse or int(str(width or 0)) > 100
+    doubt = None
+    if coarse:
+        doubt = "lines in whole seconds: which batch a chunk was in is inferred from tokens"
+    elif any(i.kind == "crash" for i in run.incidents):
+        doubt = "the engine died: what ran then left a line, but no request that finished"
+    yield compare(
+        "requests in prefill batches", ("log, #new-seq", num),
+        ("requests followed", run.stages["iteration"].count()), doubt=doubt,
     )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def test_the_report_says_where_time_went():
     run = load()
     text = render_terminal(build_report(run, measure(run)))
     assert "Where the time to first token went" in text
-    assert "Of 16 comparisons: agrees 16." in text
+    assert "Of 18 comparisons: agrees 18." in text
     assert "nothing had arrived for the rank" in text
     log = load_log()
     plain = render_terminal(build_report(log, measure(log)))
