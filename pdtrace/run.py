@@ -179,10 +179,10 @@ class Part:
         if self.causes is None:
             return grid
         keys = ["iteration", "dp_rank"]
-        grid = grid.drop("cause", "cause_detail")
-        return RANK_PASSES.conform(
-            grid.join(self.causes, on=keys, how="left", maintain_order="left")
-        )
+        names = ("cause", "cause_detail")
+        grid = grid.drop(names).join(self.causes, on=keys, how="left", maintain_order="left")
+        idle = pl.col("role").cast(pl.String) == "idle"
+        return RANK_PASSES.conform(grid.with_columns(pl.when(idle).then(pl.col(n)) for n in names))
 
 
 def build_rank_passes(events: pl.DataFrame, iterations: pl.DataFrame) -> pl.DataFrame:

@@ -43,6 +43,7 @@ DEFAULT_PASS_NS = 1_600_000  # a pass of an idle scheduler on a GPU host: 1.0 to
 SHORTEST_PASS_NS = 500_000
 FEWEST_GAPS = 20
 FEWEST_WAITS = 5
+TOLD_SHARE = 0.9
 EARLY_NS = 2_000_000  # lines are stamped to a millisecond
 NEAR_NS = 20_000_000  # the negotiation's line is printed just before the selection
 OUT_OF_ORDER_NS = 1_000_000
@@ -78,7 +79,7 @@ def build_stages(
     rows["is_estimated"] |= (rows["column"] == FORWARD_END) & is_inferred[rows["request"]]
     rows = _cut_chunks(rows, passes, links)
     busy = join_stretches(settled, passes.iterations["report"].to_numpy())
-    rows = _cut_waits(rows, busy, run)
+    rows = _cut_waits(rows, busy, len(passes.rank), run)
     return _as_table(rows, notes, passes, joined)
 
 
@@ -196,7 +197,7 @@ def _cut_chunks(rows: Rows, passes: Passes, links: pl.DataFrame) -> Rows:
     return out
 
 
-def _cut_waits(rows: Rows, busy: I64, run: Run) -> Rows:
+def _cut_waits(rows: Rows, busy: I64, num_batches: int, run: Run) -> Rows:
     """Say what held each stretch of pickup and waiting."""
     pass_ns, loop_ns = _usual_times(rows, busy, run)
     rows, running = _split(rows, np.isin(rows["column"], (RECEIVED, SELECTED)), busy)
@@ -204,7 +205,7 @@ def _cut_waits(rows: Rows, busy: I64, run: Run) -> Rows:
     rows["held"] = np.where(waits, np.where(running, FORWARD, LOOP), -1)
     delayer = run.engine.delayer.enabled
     is_told = delayer is True or run.decisions.height > 0
-    if delayer is False or not is_told or _never_withholds(run):
+    if delayer is False or not is_told or _never_withholds(run, num_batches):
         return rows
     withheld = (rows["held"] == LOOP) & (rows["column"] == SELECTED)
     withheld &= rows["end"] - rows["start"] > 2 * pass_ns
@@ -253,11 +254,15 @@ def _cut_heads(rows: Rows, chosen: NDArray[np.bool_], head_ns: float) -> Rows:
     return out
 
 
-def _never_withholds(run: Run) -> bool:
-    """Whether the delayer's outcomes are known, and none of them is of a wait."""
+def _never_withholds(run: Run, num_batches: int) -> bool:
+    """Whether the delayer's outcomes are known of nearly all batches, and none is of a wait."""
     told = run.decisions.filter(pl.col("count") > 0, pl.col("output_reason").cast(pl.String) != "")
     reasons = told["output_reason"].cast(pl.String)
-    return told.height > 0 and not reasons.is_in(["delay", "wait_success", "wait_timeout"]).any()
+    if reasons.is_in(["delay", "wait_success", "wait_timeout"]).any():
+        return False
+    executed = told.filter("actual_execution").group_by("source").agg(pl.col("count").sum())
+    most = executed["count"].max()
+    return most is not None and float(str(most)) >= TOLD_SHARE * num_batches
 
 
 def _is_near(at: I64, run: Run, reason: str) -> NDArray[np.bool_]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,6 +67,18 @@ def test_another_rank_in_the_middle_of_a_prompt():
         (2, 1): ("other_rank_mid_chunk", "withheld"),
         (3, 0): ("nothing_arrived", None),
     }
+
+
+def test_a_rank_that_may_not_have_idled_has_no_cause():
+    """Of a rank whose role is unknown nothing is claimed."""
+    run = make_run(ALONE, [FIRST, second(arrived=20, received=112, queued=115)])
+    (part,) = run
+    unknown = part.iterations.with_columns(
+        num_idle_ranks=pl.lit(0, pl.UInt16), num_unknown_ranks=pl.lit(1, pl.UInt16)
+    )
+    blind = dataclasses.replace(part, iterations=unknown).rank_passes
+    assert "unknown" in blind["role"].cast(pl.String).to_list()
+    assert blind["cause"].null_count() == blind.height
 
 
 def test_what_is_not_known_is_unknown():
