@@ -74,7 +74,11 @@ def test_untrusted_text_is_escaped_everywhere():
 def test_every_figure_has_its_table():
     """Who cannot see a figure reads its numbers."""
     page = render(make_run(50, 2))
-    assert page.count('class="plot"') == page.count("<summary>Table") == 6
+    assert page.count('class="plot"') == 9
+    # A run of one source without requests has no stages and no agreement, and the tiles say so.
+    assert page.count("<summary>Table") == 7
+    assert "spans or request time stats would" in page
+    assert "There is but one source" in page
 
 
 def test_metrics_are_measured_where_none_are_given():
