@@ -4,10 +4,11 @@ A lock-step engine with DP attention serves a made load in simulated time and wr
 metrics and client log that a real one of that release writes; truth.json says which lines are one
 iteration. Every file says that it is simulated. Equal options and seed give equal bytes.
 
-Unless --like gives a recording to fit, the timing is assumed: a pass takes the larger of 90 ms and
-24 ms + max over ranks(3.2 us a token + 2 ms a million squares, attention) + 11.3 us / ranks for
-each token of all ranks, scatters by 2 %, and is 15 % late one time in eight; launches with tokens
-return when the device is done, idle ones after about 75 ms; a turn without work takes 1.6 ms.
+Unless --like gives a recording to fit, the timing is assumed, near that of two H100: a pass takes
+the larger of what the host needs (90 ms and an exponential 36 ms) and 24 ms + max over ranks(3.2 us
+a token + 2 ms a million squares, attention) + 11.3 us / ranks for each token of all ranks, with 2 %
+of scatter; launches with tokens return when the device is done, idle ones after about 75 ms; a turn
+without work takes 1.6 ms.
 
   pdtrace simulate -o run/ --dp-size 4 --requests 800 --max-delay-passes 30
   pdtrace simulate -o run/ --like recorded/ --replay-arrivals --max-delay-passes 30
@@ -79,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--like", metavar="RUN", help="a recording whose fitted timing is used, and its settings"
     )
     load = parser.add_argument_group("load")
-    load.add_argument("--requests", metavar="N", type=int, help="in all (400)")
+    load.add_argument("--requests", metavar="N", type=int, help="in all (200 a rank)")
     load.add_argument(
         "--pattern",
         choices=("seed", "stagger", "burst", "poisson", "mixed"),
@@ -89,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         metavar="R",
         type=float,
-        help="requests a second of poisson, twice that in mixed (1.2 a rank)",
+        help="requests a second of poisson, twice that in mixed (2.2 a rank)",
     )
     load.add_argument(
         "--input-len", metavar="N[-M]", type=_lengths, help="tokens of a prompt (by pattern)"
@@ -195,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
         requests = replay_arrivals(model.load, args.requests)
     else:
         settings = LoadSettings(
-            num_requests=400 if args.requests is None else args.requests,
+            num_requests=200 * dp_size if args.requests is None else args.requests,
             dp_size=dp_size,
             pattern=args.pattern,
             rate=args.rate,

@@ -99,12 +99,12 @@ def _put_waits(
     which: int,
     bounds: Sequence[float],
 ) -> None:
-    """A histogram of what executed passes observed of their wait."""
+    """A histogram of what passes that were let through, and ran, observed of their wait."""
     name = f"prefill_delayer_wait_{what}"
     _put_family(out, name, text, "histogram")
     seen: list[list[float]] = [[] for _ in range(dp_size)]
     for one in timeline.outcome.negotiations:
-        if timeline.at(one.at) <= until:
+        if one.verdict.output_allow and timeline.at(one.at) <= until:
             for rank in sorted(one.executed):
                 seen[rank].append(one.waits[rank][which])
     for rank, values in enumerate(seen):

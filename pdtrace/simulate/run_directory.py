@@ -117,6 +117,7 @@ def _list_client_lines(timeline: Timeline, num_warm: int) -> str:
                     "t1": one.answered / 1e9,
                     "ok": True,
                     "err": None,
+                    "simulated": True,
                 }
             )
         )

@@ -21,14 +21,13 @@ class Scatter:
 
     Attributes:
         width: Relative width of a pass about its expectation, upwards only.
-        tail_share, tail: Share of the passes that take longer, and by which mean part.
+        host_tail: Mean part by which the host's launching exceeds the floor of a pass.
         idle_width: Sigma of the log-normal duration of an idle launch.
         skew_s: Mean delay with which a rank comes back from a launch or sees a result.
     """
 
     width: float = 0.0
-    tail_share: float = 0.0
-    tail: float = 0.0
+    host_tail: float = 0.0
     idle_width: float = 0.0
     skew_s: float = 0.0
 
@@ -96,11 +95,12 @@ class Timing:
                 low = max(0, min(len(known) - MIN_NEIGHBOURS, middle - MIN_NEIGHBOURS // 2))
                 high = min(len(known), low + MIN_NEIGHBOURS)
             return float(excess[rng.integers(low, high)])
-        varies = self.scatter
-        extra = abs(rng.normal(0.0, varies.width)) if varies.width else 0.0
-        if varies.tail_share and rng.random() < varies.tail_share:
-            extra += rng.exponential(varies.tail)
-        return float(expected * extra)
+        took = expected
+        if self.scatter.width:
+            took *= 1.0 + abs(rng.normal(0.0, self.scatter.width))
+        if self.scatter.host_tail:
+            took = max(took, self.floor * (1.0 + rng.exponential(self.scatter.host_tail)))
+        return float(took - expected)
 
     def draw_idle(self, rng: np.random.Generator) -> float:
         """How long an idle launch takes."""
@@ -117,9 +117,10 @@ class Timing:
 def assume_timing(num_ranks: int, *, is_blocking: bool = True) -> Timing:
     """The default engine: a small mixture-of-experts model, its experts spread over the ranks.
 
-    T = max(90 ms, 24 ms + max over ranks(3.2 µs·tokens + 2 ms per million squares) + 11.3 µs ÷
-    ranks·tokens of all ranks), a few per cent of scatter, and one pass in eight 15 % late; an idle
-    launch takes about 75 ms. Near what two H100 took; assumed for any other number of ranks.
+    T = max(H, 24 ms + max over ranks(3.2 µs·tokens + 2 ms per million squares) + 11.3 µs ÷
+    ranks·tokens of all ranks) and two per cent of scatter; H, the host's launching, is 90 ms and an
+    exponential 36 ms; an idle launch takes about 75 ms. Near what two H100 took; assumed for any
+    other number of ranks.
     """
     return Timing(
         floor=0.090,
@@ -128,7 +129,7 @@ def assume_timing(num_ranks: int, *, is_blocking: bool = True) -> Timing:
         per_msquare=0.0020,
         shared_per_ktoken=0.0113 / num_ranks,
         is_blocking=is_blocking,
-        scatter=Scatter(width=0.02, tail_share=0.12, tail=0.15, idle_width=0.25, skew_s=0.0006),
+        scatter=Scatter(width=0.02, host_tail=0.4, idle_width=0.25, skew_s=0.0006),
     )
 
 

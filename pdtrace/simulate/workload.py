@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from pdtrace.delayer.load import Load
 
-PATTERNS = ("seed", "stagger", "burst", "poisson", "mixed")
+# With the share that each has in a load of all of them, as in the sample recordings.
+PATTERNS = {"seed": 0.06, "stagger": 0.14, "burst": 0.15, "poisson": 0.25, "mixed": 0.40}
 STAGGERS_MS = (1, 2, 5, 10, 20, 50, 100, 200)
 PAUSE_S = 0.5  # between groups and phases, on top of what a group takes to be served
 LEAST_LEAD_S = 0.004
@@ -34,8 +35,7 @@ class LoadSettings:
         num_requests: In all.
         dp_size: DP ranks to spread them over.
         pattern: One of ``PATTERNS``; None: a phase of each.
-        rate: Requests a second of ``poisson``, twice that in ``mixed``; None: 1.2 a rank, which
-            keeps the default engine about half busy at two ranks.
+        rate: Requests a second of ``poisson``, twice that in ``mixed``; None: 2.2 a rank.
         lengths: Tokens of a prompt, shortest and longest; None: the pattern's own.
     """
 
@@ -61,7 +61,7 @@ def make_requests(settings: LoadSettings, rng: np.random.Generator) -> list[Requ
     lengths = settings.lengths
     if lengths is not None and not 1 <= lengths[0] <= lengths[1] <= 10**7:
         raise UsageError("--input-len: expected N, or SHORTEST-LONGEST")
-    chosen = PATTERNS if settings.pattern is None else (settings.pattern,)
+    chosen = PATTERNS if settings.pattern is None else {settings.pattern: 1.0}
     makers: dict[str, Callable[[int, LoadSettings, np.random.Generator], Iterator[_Sent]]] = {
         "seed": _send_seed,
         "stagger": _send_stagger,
@@ -70,9 +70,10 @@ def make_requests(settings: LoadSettings, rng: np.random.Generator) -> list[Requ
         "mixed": _send_mixed,
     }
     sent: list[_Sent] = []
-    start = 0.0
-    for k, name in enumerate(chosen):
-        num = settings.num_requests * (k + 1) // len(chosen) - len(sent)
+    start = share = 0.0
+    for name, part_of_all in chosen.items():
+        share += part_of_all
+        num = round(settings.num_requests * share) - len(sent)
         if num:
             part = list(makers[name](num, settings, rng))
             sent += [(phase, rank, tokens, start + at) for phase, rank, tokens, at in part]
@@ -106,17 +107,17 @@ def _send_seed(num: int, settings: LoadSettings, rng: np.random.Generator) -> It
 
 
 def _send_stagger(num: int, settings: LoadSettings, rng: np.random.Generator) -> Iterator[_Sent]:
-    """Pairs on two ranks, 1 to 200 ms apart."""
+    """One prompt for every rank, half of them 1 to 200 ms after the others."""
     at = 0.0
     for k in range(num):
-        pair, second = divmod(k, 2)
-        apart = STAGGERS_MS[pair % len(STAGGERS_MS)]
-        if second == 0:
-            first = int(rng.integers(settings.dp_size))
+        group, place = divmod(k, settings.dp_size)
+        apart = STAGGERS_MS[group % len(STAGGERS_MS)]
+        if place == 0:
+            order = rng.permutation(settings.dp_size)
             tokens = _draw_length(settings, rng, 8192, 8192)
             at += _pause(settings, tokens) if k else 0.0
-        rank = (first + second) % settings.dp_size
-        yield f"stagger{apart}", rank, tokens, at + second * apart / 1e3
+        is_late = 2 * place >= settings.dp_size
+        yield f"stagger{apart}", int(order[place]), tokens, at + is_late * apart / 1e3
 
 
 def _send_burst(num: int, settings: LoadSettings, rng: np.random.Generator) -> Iterator[_Sent]:
@@ -144,12 +145,12 @@ def _send_mixed(num: int, settings: LoadSettings, rng: np.random.Generator) -> I
     for _ in range(num):
         at += float(rng.exponential(0.5 / _rate(settings)))
         shortest, longest = settings.lengths or (64, 16000)
-        tokens = int(np.clip(rng.lognormal(np.log(2000.0), 1.0), shortest, longest))
+        tokens = int(np.clip(rng.lognormal(np.log(850.0), 1.0), shortest, longest))
         yield "mixed", int(rng.integers(settings.dp_size)), tokens, at
 
 
 def _rate(settings: LoadSettings) -> float:
-    return settings.rate if settings.rate is not None else 1.2 * settings.dp_size
+    return settings.rate if settings.rate is not None else 2.2 * settings.dp_size
 
 
 def replay_arrivals(load: Load, num_requests: int | None) -> list[Request]:
