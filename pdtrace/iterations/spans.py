@@ -137,7 +137,8 @@ def cut_blocks(t: F64, end: F64, rank: I64) -> tuple[NDArray[np.bool_], F64]:
         return np.ones(n, np.bool_), np.full(n, CAP)
     gap = np.maximum(np.diff(t), SHORTEST_S)
     end_gap = np.maximum(np.abs(np.diff(end)), SHORTEST_S)
-    first = _start(t, rank, np.fmax(gap, end_gap))
+    # Results do not lead: ranks that idle next hold theirs back, all by different times.
+    first = _start(t, rank, gap)
     odds = np.zeros(n - 1)
     for _ in range(ROUNDS):
         odds = np.zeros(n - 1)
