@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
@@ -34,7 +35,7 @@ def draw_report() -> str:
     text = Text.from_ansi(render_terminal(report, width=WIDTH))
     heading = text.plain.index(f"\n{LAST_SECTION}\n")
     end = text.plain.find("\n\n", heading + 1)
-    console = Console(record=True, width=WIDTH, file=Path(os.devnull).open("w", encoding="utf-8"))
+    console = Console(record=True, width=WIDTH, file=StringIO())
     console.print(Text(f"$ pdtrace analyze {SAMPLE}", style="bold"))
     console.print(text[:end])
     return console.export_svg(title="pdtrace", theme=MONOKAI, unique_id="report")

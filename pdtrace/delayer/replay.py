@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdtrace.delayer.load import Load, Passes, read_load, read_passes
-from pdtrace.delayer.pass_cost import PassCost, fit_pass_cost, is_blocking
+from pdtrace.delayer.engine_model import EngineModel, Setting, fit_engine
+from pdtrace.delayer.pass_cost import PassCost
 from pdtrace.delayer.policy_kernel import pack_settings
 from pdtrace.delayer.records import PolicyConfig
 from pdtrace.delayer.replay_kernel import run_engine
-from pdtrace.delayer.rules import ReleaseRules, rules_for
 from pdtrace.errors import InputError, UsageError
+
+__all__ = ["EngineModel", "Prediction", "Setting", "fit_engine", "predict"]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import polars as pl
     from numpy.typing import NDArray
-
-    from pdtrace.run import Run
 
     F64 = NDArray[np.float64]
     I64 = NDArray[np.int64]
@@ -45,53 +43,7 @@ QUANTITIES = (
 )
 COUNTS = QUANTITIES[:3]
 MIN_COUNT = 50  # iterations from which their number is worth scaling by
-DEFAULT_TURN_S = 1.6e-3  # an idle scheduler turn on a GPU host, where spans do not tell it
-MIN_SAMPLES = 8
 NEARNESS = 6
-NUM_RESAMPLED_FITS = 4
-LEAST_DRIFT = 0.03  # two runs of one setting differ by a few per cent in the host's speed alone
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Delayer settings to try; ``max_delay_passes`` None or ≤ 1: the delayer never holds back."""
-
-    max_delay_passes: int | None
-    token_usage_low_watermark: float | None = None
-
-
-@dataclass(frozen=True)
-class EngineModel:
-    """The engine as fitted to one recording.
-
-    Attributes:
-        load, passes, costs: The recorded load and passes; the fitted pass cost, then refits to
-            resampled passes.
-        times: As ``replay_kernel`` takes them, seconds.
-        turn_source: ``spans`` or ``default``: where the length of an idle turn comes from.
-        idle_launch: Recorded durations of launching an idle batch, seconds.
-        num_ranks, chunk, pool: DP ranks; token budget of a batch; KV tokens of a rank.
-        rules: The negotiation.
-        recorded: The setting that the recording was made with.
-        drift: Relative scatter of the host's speed over the recording.
-        touched: Requests that were under way during a stall; left out of every figure.
-        notes: What was assumed.
-    """
-
-    load: Load
-    passes: Passes
-    costs: tuple[PassCost, ...]
-    times: F64
-    turn_source: str
-    idle_launch: F64
-    num_ranks: int
-    chunk: float
-    pool: float
-    rules: ReleaseRules
-    recorded: Setting
-    drift: float
-    touched: NDArray[np.bool_]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,150 +53,6 @@ class Prediction:
     setting: Setting
     values: dict[str, float | None]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-
-def fit_engine(
-    run: Run, requests: pl.DataFrame, *, engine_version: str | None = None
-) -> EngineModel:
-    """Fit the engine's timing to its recording.
-
-    Args:
-        run: The run.
-        requests: Its requests, one row each.
-        engine_version: Release whose negotiation is to be used; None: the recording's own.
-
-    Raises:
-        InputError: The recording does not hold what a replay needs.
-        UsageError: The release has no delayer.
-    """
-    load = read_load(requests)
-    passes = read_passes(run, load)
-    notes: list[str] = []
-    if load.arrival_source != "routed":
-        notes.append(
-            f"arrivals are the times '{load.arrival_source}', not the controller's dispatch (spans "
-            "of level 2 give it); requests that came together may look staggered"
-        )
-    blocking = is_blocking(passes)
-    pickup, turn = _measure_turns(load, passes)
-    source = "spans" if turn is not None else "default"
-    if turn is None:
-        turn = DEFAULT_TURN_S
-        notes.append(
-            f"the length of an idle scheduler turn is not recorded; {turn * 1e3:.1f} ms is assumed"
-        )
-    taking = _quantile(load.selected - load.picked, 0.25, 0.0009)
-    launching = _quantile(_selection_to_launch(load, passes), 0.25, 0.0017)
-    times = np.array([taking, launching, 0.002, turn, turn, 0.002])
-    turn_s = taking + launching + 0.002
-    cost = fit_pass_cost(passes, blocking=blocking, turn_s=turn_s)
-    rng = np.random.default_rng(0)
-    n = len(passes)
-    refits = [
-        fit_pass_cost(
-            passes, blocking=blocking, turn_s=turn_s, seed=k, chosen=rng.integers(0, n, n)
-        )
-        for k in range(NUM_RESAMPLED_FITS)
-    ]
-    engine = run.engine
-    version = engine_version or engine.release_max or engine.release_min
-    if version is None:
-        version = "0.5.13"
-        notes.append("the engine's release is not known; the negotiation of 0.5.13 is assumed")
-    chunk = float(engine.chunked_prefill_size or 0)
-    if chunk <= 0:
-        chunk = float(max(passes.tokens.max(), 1.0))
-        notes.append(f"the chunk budget is not known; the largest batch seen, {chunk:.0f}, is used")
-    delayer = engine.delayer
-    recorded = Setting(
-        delayer.max_delay_passes or 30 if delayer.enabled else None,
-        delayer.token_usage_low_watermark if delayer.enabled else None,
-    )
-    return EngineModel(
-        load=_shift(load, pickup),
-        passes=passes,
-        costs=(cost, *refits),
-        times=times,
-        turn_source=source,
-        idle_launch=_idle_launches(passes, cost),
-        num_ranks=run.dp_size,
-        chunk=chunk,
-        pool=float(engine.max_total_num_tokens or np.inf),
-        rules=rules_for(version),
-        recorded=recorded,
-        drift=max(LEAST_DRIFT, _measure_drift(cost)),
-        touched=_touched(load, cost),
-        notes=tuple(notes),
-    )
-
-
-def _quantile(values: F64, q: float, default: float) -> float:
-    ok = values[np.isfinite(values) & (values >= 0)]
-    return float(np.quantile(ok, q)) if len(ok) >= MIN_SAMPLES else default
-
-
-def _selection_to_launch(load: Load, passes: Passes) -> F64:
-    """From each selection to the next launch, seconds; pauses left out by the quantile taken."""
-    order = np.argsort(passes.launch)
-    at = np.searchsorted(passes.launch[order], load.selected)
-    ok = np.isfinite(load.selected) & (at < len(order))
-    return passes.launch[order][at[ok]] - load.selected[ok]
-
-
-def _measure_turns(load: Load, passes: Passes) -> tuple[float, float | None]:
-    """Delay from dispatch to a scheduler's view, and the length of an idle turn, seconds.
-
-    A request that finds the engine idle waits for the rest of a turn, uniform over its length: the
-    10th and 90th percentile of its wait are 0.8 turns apart.
-    """
-    if load.arrival_source == "received":
-        return 0.0, None
-    reported = np.nan_to_num(passes.report, nan=-np.inf).max(1)
-    at = np.searchsorted(passes.launch, load.arrival) - 1
-    before = np.where(at >= 0, reported[np.maximum(at, 0)], -np.inf)
-    following = np.append(passes.launch, np.inf)[at + 1]
-    idle = (load.arrival > before + 0.02) & (following > load.picked)
-    wait = (load.picked - load.arrival)[idle]
-    wait = wait[np.isfinite(wait) & (wait >= 0)]
-    if len(wait) < 2 * MIN_SAMPLES:
-        return 0.0003, None
-    low, high = np.quantile(wait, [0.1, 0.9])
-    turn = float(high - low) / 0.8
-    return max(float(low) - 0.1 * turn, 0.0), turn
-
-
-def _shift(load: Load, seconds: float) -> Load:
-    return replace(load, arrival=load.arrival + seconds)
-
-
-def _idle_launches(passes: Passes, cost: PassCost) -> F64:
-    """How long ranks took to launch an idle batch: from the launch to their late report."""
-    found = []
-    for i in range(len(passes) - 1):
-        idle_next = ~np.isnan(passes.report[i]) & np.isnan(passes.report[i + 1])
-        for r in np.flatnonzero(idle_next):
-            found.append(passes.report[i, r] - passes.launch[i + 1])
-    seconds = np.array(found)
-    seconds = seconds[(seconds > 0) & (seconds < 1.0)]
-    if len(seconds) < MIN_SAMPLES:
-        return np.array([0.6 * float(np.median(cost.expected))])
-    return seconds
-
-
-def _measure_drift(cost: PassCost) -> float:
-    """Relative scatter of pass durations between tenths of the recording."""
-    ratio = (cost.expected + cost.excess) / cost.expected
-    edges = np.quantile(cost.time, np.linspace(0, 1, 11)[1:-1])
-    tenth = np.searchsorted(edges, cost.time)
-    medians = [np.median(ratio[tenth == k]) for k in range(10) if (tenth == k).sum() >= MIN_SAMPLES]
-    return float(np.std(medians) / np.sqrt(10)) if len(medians) > 2 else 0.0
-
-
-def _touched(load: Load, cost: PassCost) -> NDArray[np.bool_]:
-    out = np.zeros(len(load), bool)
-    for start, stop in cost.stalls:
-        out |= (load.begin < stop) & (load.finish > start)
-    return out
 
 
 def choose_requests(model: EngineModel, pattern: str | None) -> NDArray[np.bool_]:

@@ -163,8 +163,9 @@ def build_advice_report(model: EngineModel, advice: Advice) -> Report:
         )
     rows = tuple(
         (
-            str(o.setting.max_delay_passes), seconds(o.bound_s), _percent(o.latency), _percent(o.p99),
-            _percent(o.throughput), whole(o.num_iterations), whole(o.num_delay_passes),
+            str(o.setting.max_delay_passes), seconds(o.bound_s), _percent(o.latency),
+            _percent(o.p99), _percent(o.throughput), whole(o.num_iterations),
+            whole(o.num_delay_passes),
         )
         for o in advice.outcomes
     )  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtrace.iterations import densities as den
-from pdtrace.iterations import kernel
+from pdtrace.iterations import factors, kernel
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -120,7 +120,7 @@ def neighbours(rank: NDArray[np.int64]) -> tuple[I32, I32]:
     """Index of the line of the same rank before and after each line (-1 and NEVER at the ends)."""
     n = len(rank)
     before = np.full(n, -1, np.int32)
-    after = np.full(n, kernel.NEVER, np.int32)
+    after = np.full(n, factors.NEVER, np.int32)
     order = np.argsort(rank, kind="stable").astype(np.int32)
     same = rank[order[1:]] == rank[order[:-1]]
     before[order[1:][same]] = order[:-1][same]
@@ -154,7 +154,7 @@ class _Stretch:
         gaps = lines.t[same] - lines.t[before[same]]
         self.t, self.after = np.ascontiguousarray(lines.t), after
         self.floor = 0.85 * max(float(gaps.min()), 1e-3) if len(gaps) else 0.0
-        self.count, latest, big, first, last, num = kernel.find_blocks(
+        self.count, latest, big, first, last, num = factors.find_blocks(
             self.t, before, after, lines.must, scale, lines.selection, num_ranks, span_max
         )
         # Trim to the longest block there is, so that the states stay few.
