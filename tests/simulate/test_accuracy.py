@@ -22,7 +22,7 @@ from tests.simulate.made import make_run, read_truth
 LATENCY = "request_latency_mean_s"
 # Least share of exact iterations: without time stats, with them. Without the delayer at 4 ranks and
 # more, passes at the launch floor follow idle launches of nearly their length, which both readings
-# of the lines fit.
+# of the lines fit; at 32 ranks 70 to 100 iterations are few to learn from.
 LEAST = {
     ("2", "off"): (0.95, 0.98), ("2", "30"): (0.90, 0.99),
     ("4", "off"): (0.95, 0.97), ("4", "30"): (0.98, 0.99),
@@ -44,7 +44,10 @@ def score(directory, milliseconds, time_stats, tmp_path):
 @pytest.mark.parametrize("milliseconds", [True, False])
 def test_iterations_are_rebuilt_without_labels(ranks, passes, milliseconds, tmp_path):
     """Milliseconds or whole seconds, with and without time stats."""
-    directory = make_run("--dp-size", ranks, "--max-delay-passes", passes)
+    if ranks == "32" and not milliseconds:
+        pytest.skip("as long again, and alike")
+    fewer = ("--requests", "1600") if ranks == "32" else ()
+    directory = make_run("--dp-size", ranks, "--max-delay-passes", passes, *fewer)
     found = tuple(
         score(directory, milliseconds, has_stats, tmp_path) for has_stats in (False, True)
     )
