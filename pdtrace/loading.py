@@ -150,22 +150,18 @@ def compare_sources(run: Run) -> Run:
 
 
 def reason_for_nothing(run: Run) -> NothingMeasuredError | None:
-    """Why no prefill iteration was found in a run, as the error to end with; None if some was."""
-    num_batches = 0
+    """Why nothing of prefill was found in a run, as the error to end with; None if some was.
+
+    Batches that could not be put into iterations still tell tokens, queues and usage.
+    """
     for part in run:
-        if (part.iterations["fusion_width"] > 0).any():
+        if (part.events["kind"] == "prefill").any():
             return None
-        num_batches += int((part.events["kind"] == "prefill").sum())
     path = run.files[0].path if run.files else None
     if run.engine.role == "decode":
         why = "nothing to measure: this is a decode engine's log; name its prefill engine's"
     elif run.engine.release_min == run.engine.release_max == "0.5.9":
         why = "nothing to measure: a prefill engine of release 0.5.9 prints no Prefill batch line"
-    elif num_batches:
-        why = (
-            f"nothing to measure: {num_batches} Prefill batch lines, but none could be put into an "
-            "iteration; SGLANG_LOG_FORWARD_ITERS=1 or SGLANG_LOG_MS=1 would tell"
-        )
     else:
         why = (
             "nothing to measure: no Prefill batch line was found; name the log of a prefill engine "

@@ -109,7 +109,10 @@ def build_verdict(run: Run, m: Numbers) -> Iterator[str]:
     """The first lines: how often ranks ran alone, what idled, and how fast it was."""
     n, ranks = m.get("num_iterations"), run.dp_size
     if not n:
-        yield f"No prefill iteration: {m.note('num_iterations')}."
+        why = next((w for w in run.warnings if "not put into iterations" in w), None)
+        why = why or next((w for w in run.warnings if "cannot be put" in w), None)
+        yield f"No iteration could be rebuilt: {why or m.note('num_iterations')}."
+        yield f"{whole(m.get('num_new_tokens'))} prompt tokens computed."
         return
     if ranks == 1:
         yield f"{whole(n)} iterations on one DP rank: nothing could idle beside it."
