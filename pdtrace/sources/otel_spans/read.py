@@ -79,7 +79,11 @@ def read_spans(inputs: Sequence[Input], options: ReadOptions) -> Recording:
         for found in _read_file(source, state):
             spans = found
             if not counts[k]:
-                first = next(spans, None)
+                try:
+                    first = next(spans, None)
+                except ValueError as e:
+                    state.miss(_one_line(e))
+                    continue
                 if first is None:
                     continue
                 twin = firsts.setdefault((first.trace, first.id), source.path)

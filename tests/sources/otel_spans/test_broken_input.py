@@ -36,6 +36,15 @@ def test_torn_json_lines_are_counted(tmp_path):
     assert "line 2" in recording.warnings[0]
 
 
+def test_damaged_first_span_is_counted(tmp_path):
+    """The first span of a file may be the damaged one; the rest is read all the same."""
+    first = span(8, 1, 0, "x (host:1)", 0, 1)
+    first["attributes"] = [{"value": {"stringValue": "no key"}}]
+    recording = read([write(tmp_path, as_lines([message([first]), *GOOD]))])
+    assert recording.num_events == 3
+    assert sum(recording.files[0].skipped.values()) == 1
+
+
 def test_bad_utf8_is_counted(tmp_path):
     """Bytes that are no UTF-8 spoil their own line only."""
     lines = as_lines(GOOD).splitlines(keepends=True)
