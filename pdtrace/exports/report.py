@@ -144,11 +144,13 @@ def idle_sentence(run: Run, m: Numbers) -> str:
         m.get(name) for name in ("idle_rank_seconds", "idle_gpu_hours", "idle_cost_usd")
     )
     whole_time = idle / share if share and idle else (m.get("busy_seconds") or 0) * run.dp_size
+    bounded, n = m.get("num_bounded_durations") or 0.0, m.get("num_iterations") or 1.0
+    estimated = "" if bounded <= 0.2 * n else " (estimated: the log does not say when passes began)"
     money = "" if hours is None else f", {significant(hours)} GPU hours"
     money += "" if cost is None else f", {significant(cost)} USD"
     return (
         f"{percent(share)} of rank time was idle: {number(idle, 1)} of "
-        f"{number(whole_time, 1)} rank-seconds{money}."
+        f"{number(whole_time, 1)} rank-seconds{money}{estimated}."
     )
 
 

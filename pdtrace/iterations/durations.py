@@ -21,7 +21,7 @@ def typical_pass(gap: F64, tokens: F64, num_bins: int = 8) -> F64:
     """Typical duration of a back-to-back pass of each size, seconds.
 
     Within a bin of sizes, back-to-back passes crowd at the low end of the gaps, since a pause only
-    adds to a gap: the 20th percentile is taken, made monotone over the bins.
+    adds to a gap: the 35th percentile is taken, made monotone over the bins.
 
     Args:
         gap: Seconds between reports, n iterations; nan where unknown.
@@ -37,7 +37,7 @@ def typical_pass(gap: F64, tokens: F64, num_bins: int = 8) -> F64:
     for k in range(len(level)):
         mine = ok & (index == k)
         if mine.any():
-            level[k] = np.quantile(gap[mine], 0.2)
+            level[k] = np.quantile(gap[mine], 0.35)
     level = np.interp(np.arange(len(level)), np.flatnonzero(~np.isnan(level)),
                       level[~np.isnan(level)])  # fmt: skip
     out: F64 = np.maximum.accumulate(level)[index]
