@@ -24,7 +24,12 @@ def add_reading_arguments(parser: argparse.ArgumentParser, *, paths: str = "+") 
         paths: How many paths it takes, as argparse says it.
     """
     parser.add_argument("paths", metavar="PATH", nargs=paths, help="log file or run directory")
-    group = parser.add_argument_group("reading")
+    add_reading_options(parser, "reading")
+
+
+def add_reading_options(parser: argparse.ArgumentParser, title: str) -> None:
+    """Declare the options that say how to read, under a title."""
+    group = parser.add_argument_group(title)
     group.add_argument(
         "--dp-size", metavar="N", type=int, help="DP ranks of the engine, if the input lacks it"
     )

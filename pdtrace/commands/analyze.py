@@ -40,14 +40,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         NothingMeasuredError: No prefill iteration was found; the outputs are written all the same.
     """
-    import shutil
-    import sys
-
     from pdtrace.errors import UsageError
     from pdtrace.exports.explained import explain
     from pdtrace.exports.report import STRIP_LENGTH, build_report
     from pdtrace.exports.summary import write_summary
-    from pdtrace.exports.writing import STDOUT, write_text
+    from pdtrace.exports.writing import STDOUT, find_width, write_text
     from pdtrace.loading import compare_sources, reason_for_nothing
     from pdtrace.metrics import measure
     from pdtrace.reading import read_run
@@ -64,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_text(args.json, write_summary(recorded, metrics, explained))
     reason = reason_for_nothing(recorded)
-    width = max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+    width = find_width()
     # The strip must not be cut: beside its marks a line names the rank.
     length = STRIP_LENGTH if width is None else min(STRIP_LENGTH, width - 16)
     report = build_report(recorded, metrics, strip_length=length, explained=explained)

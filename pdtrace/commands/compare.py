@@ -20,6 +20,8 @@ MOST_REASONS = 3  # in the one line on standard error
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``compare``."""
+    from pdtrace.reading import add_reading_options
+
     parser.add_argument("baseline", metavar="BASELINE", help="the run to compare against")
     parser.add_argument("candidate", metavar="CANDIDATE", help="the run that is compared")
     parser.add_argument(
@@ -36,21 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--json", metavar="FILE", help="write the comparison as JSON")
     out.add_argument("--html", metavar="FILE", help="write the page as one HTML file")
     out.add_argument("--markdown", metavar="FILE", help="write the report as Markdown")
-    group = parser.add_argument_group("reading, the same for all runs")
-    group.add_argument(
-        "--dp-size", metavar="N", type=int, help="DP ranks of the engine, if the input lacks it"
-    )
-    group.add_argument(
-        "--tz", metavar="ZONE", default="UTC", help="time zone of the logs' time stamps (UTC)"
-    )
-    group.add_argument(
-        "--source",
-        metavar="NAME",
-        action="append",
-        dest="sources",
-        help="use only this source (repeatable): scheduler_log, otel_spans, prometheus, fpm, "
-        "client_log",
-    )
+    add_reading_options(parser, "reading, the same for all runs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,13 +48,10 @@ def run(args: argparse.Namespace) -> int:
         NothingMeasuredError: They are not comparable, or share no metric; the outputs are written
             all the same.
     """
-    import shutil
-    import sys
-
     from pdtrace.compare import compare_runs
     from pdtrace.errors import NothingMeasuredError, UsageError
     from pdtrace.exports.comparison import build_comparison_report, write_comparison_json
-    from pdtrace.exports.writing import STDOUT, write_text
+    from pdtrace.exports.writing import STDOUT, find_width, write_text
     from pdtrace.loading import load
 
     texts = [name for name in (args.json, args.html, args.markdown) if name is not None]
@@ -96,8 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if STDOUT not in texts:
         from pdtrace.exports.terminal import render_terminal
 
-        width = max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
-        write_text(STDOUT, render_terminal(report, width=width))
+        write_text(STDOUT, render_terminal(report, width=find_width()))
     if not result.is_comparable:
         rest = len(result.reasons) - MOST_REASONS
         more = f"; and {rest} more" if rest > 0 else ""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
+    from pdtrace.exports.report import Report
     from pdtrace.run import Run
 
 
@@ -98,13 +99,9 @@ def count_delay_passes(recorded: Run) -> float | None:
     return None if value["value"][0] is None else float(value["value"][0])
 
 
-def print_report(report: object) -> None:
+def print_report(report: Report) -> None:
     """Print a report to standard output, in colours on a terminal."""
-    import shutil
-    import sys
-
     from pdtrace.exports.terminal import render_terminal
-    from pdtrace.exports.writing import STDOUT, write_text
+    from pdtrace.exports.writing import STDOUT, find_width, write_text
 
-    width = max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
-    write_text(STDOUT, render_terminal(report, width=width))  # type: ignore[arg-type]
+    write_text(STDOUT, render_terminal(report, width=find_width()))
