@@ -35,7 +35,7 @@ PLACES = {
 }
 # Top-level names of third parties, and the paths below pdtrace/ that may import them.
 ONLY_IN = {
-    "plotly": ("figures/", "pages.py"),
+    "plotly": ("figures/", "pages/"),
     "opentelemetry": ("sources/otel", "exports/otlp", "collect/"),
     "pandas": ("exports/", "commands/"),
 }

@@ -1,0 +1,12 @@
+"""Pages: a page TOML and the figures of a run become one self-contained HTML file.
+
+What a log says is untrusted: text goes through ``html.escape`` into the page, or as JSON into a
+data block that is never executed; and the page's policy runs only the scripts whose
+hashes it names.
+"""
+
+from pdtrace.pages.numbers import format_metric
+from pdtrace.pages.page_file import Page, Tile, find_dashboards, load_page
+from pdtrace.pages.rendering import render_page
+
+__all__ = ["Page", "Tile", "find_dashboards", "format_metric", "load_page", "render_page"]

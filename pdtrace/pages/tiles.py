@@ -1,0 +1,96 @@
+"""The tiles of a page: a figure with the table behind it, or a row of metrics."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pdtrace.errors import UsageError
+from pdtrace.pages.numbers import format_cell, format_metric, spell_metric
+
+if TYPE_CHECKING:
+    from pdtrace.figures.figure import Figure
+    from pdtrace.pages.page_file import Tile
+
+
+def render_figure_tile(tile: Tile, figure: Figure, name: str) -> str:
+    """A figure's tile: heading, place to draw, note, table."""
+    title = html.escape(tile.title or figure.title)
+    note = html.escape(tile.note or figure.note)
+    refined = bool(figure.levels)
+    tools = legend = readout = ""
+    if refined:
+        buttons = (
+            ("time", "time", ' aria-pressed="true"'),
+            ("iteration", "iterations", ' aria-pressed="false"'),
+            ("in", "+", ' aria-label="Zoom in"'),
+            ("out", "−", ' aria-label="Zoom out"'),
+            ("all", "all", ' aria-label="Show all"'),
+        )
+        tools = "".join(f'<button data-do="{d}"{a}>{t}</button>' for d, t, a in buttons)
+        tools = f'<span class="note status"></span><span class="tools">{tools}</span>'
+        roles = figure.levels["roles"]
+        legend = "".join(f'<span class="{r}"><i></i>{r}</span>' for r in roles)
+        legend = f'<div class="legend">{legend}</div>'
+        readout = (
+            '<div class="readout" role="status" aria-live="polite">'
+            "Point at a cell, or walk them with the arrow keys.</div>"
+        )
+        keys = "Arrow keys walk the cells, + and − zoom, 0 shows all."
+        access = f'tabindex="0" role="application" aria-label="{html.escape(figure.alt)} {keys}"'
+    else:
+        access = f'role="img" aria-label="{html.escape(figure.alt)}"'
+    return (
+        f'<section class="tile {tile.width}" aria-labelledby="{name}-title">'
+        f'<div class="head"><h2 id="{name}-title">{title}</h2>{legend}{tools}</div>\n'
+        f'<div class="plot" id="{name}" {access} style="height:{figure.height}px"></div>\n'
+        + readout
+        + (f'<p class="note">{note}</p>' if note else "")
+        + _render_table(figure.table, title)
+        + "</section>\n"
+    )
+
+
+def _render_table(table: pl.DataFrame, title: str) -> str:
+    if not table.width:
+        return ""
+    head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{format_cell(v)}</td>" for v in row) + "</tr>\n"
+        for row in table.iter_rows()
+    )
+    return (
+        f"<details><summary>Table · {table.height:,} rows</summary>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Table: {title}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def render_metrics_tile(tile: Tile, metrics: pl.DataFrame) -> str:
+    """A row of metrics, with their intervals or why they are not known."""
+    whole = metrics.filter(pl.col("dp_rank").is_null())
+    rows = {row["metric"]: row for row in whole.iter_rows(named=True)}
+    items = []
+    for name in tile.metrics:
+        if name not in rows:
+            raise UsageError(f"unknown metric {name!r}; known: {', '.join(rows)}")
+        row = rows[name]
+        value, unit = format_metric(row["value"], row["unit"])
+        small = row["note"] if row["value"] is None else ""
+        if row["low"] is not None and row["high"] is not None:
+            low, high = (" ".join(format_metric(row[k], row["unit"])) for k in ("low", "high"))
+            small = f"{low} – {high}"
+        hint = f' title="{html.escape(row["note"])}"' if row["note"] else ""
+        items.append(
+            f"<div{hint}><dt>{html.escape(spell_metric(name))}</dt><dd>{html.escape(value)} "
+            f'<span class="unit">{html.escape(unit)}</span>'
+            + (f"<small>{html.escape(small)}</small>" if small else "")
+            + "</dd></div>"
+        )
+    title = f"<h2>{html.escape(tile.title)}</h2>" if tile.title else ""
+    return (
+        f'<section class="tile {tile.width}" aria-label="{html.escape(tile.title or "Metrics")}">'
+        f'{title}<dl class="metrics">{"".join(items)}</dl></section>\n'
+    )
