@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "pdtrace"
 
 # From the ground up. Rooms within one inner tuple stand behind "|": they meet through tables only.
 FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
-    (("errors",),),
+    (("errors",), ("compiled",)),
     (("schema",), ("registry",)),
     (("run", "saved_run"),),
     (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdtrace.delayer.policy_kernel import _jit as compiled
+from pdtrace.compiled import compiled
 from pdtrace.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class PassCost:
     stalls: list[tuple[float, float]]
 
 
-@compiled()
+@compiled
 def mismatch(theta: F64, rank_end: I64, tokens: F64, squares: F64, total: F64, took: F64) -> float:
     """Mean negative log likelihood of the recorded durations."""
     loss = 0.0
@@ -71,7 +71,7 @@ def mismatch(theta: F64, rank_end: I64, tokens: F64, squares: F64, total: F64, t
     return loss / len(took)
 
 
-@compiled()
+@compiled
 def descend(
     theta: F64, scale: F64, rank_end: I64, tokens: F64, squares: F64, total: F64, took: F64
 ) -> tuple[F64, float]:

@@ -9,23 +9,19 @@ the next pass sees; :func:`negotiate_passes` runs a given series of passes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple
 
-import numba as nb
 import numpy as np
 
+from pdtrace.compiled import compiled
 from pdtrace.errors import UsageError
 from pdtrace.schema import INPUT_ESTIMATIONS, OUTPUT_REASONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike, NDArray
 
     from pdtrace.delayer.records import PolicyConfig
     from pdtrace.delayer.rules import ReleaseRules
-
-F = TypeVar("F")
 
 NOTHING = OUTPUT_REASONS.index("")
 NO_WAIT = OUTPUT_REASONS.index("no_wait")
@@ -36,10 +32,6 @@ DELAY = OUTPUT_REASONS.index("delay")
 ALL = INPUT_ESTIMATIONS.index("all")
 MIXED = INPUT_ESTIMATIONS.index("mixed")
 NONE = INPUT_ESTIMATIONS.index("none")
-
-
-def _jit() -> Callable[[F], F]:
-    return cast("Callable[[F], F]", nb.njit(nogil=True, cache=True))
 
 
 class KernelSettings(NamedTuple):
@@ -127,7 +119,7 @@ def pack_settings(config: PolicyConfig, rules: ReleaseRules) -> KernelSettings:
     )
 
 
-@_jit()
+@compiled
 def is_queue_short(
     settings: KernelSettings,
     state: EngineState,
@@ -151,7 +143,7 @@ def is_queue_short(
     return not (state.delayed_count > 0 and age_ms >= settings.deadline_ms)
 
 
-@_jit()
+@compiled
 def decide_pass(
     settings: KernelSettings,
     state: EngineState,
@@ -234,7 +226,7 @@ def decide_pass(
     return after, PassVerdict(status, reason, num_prefillable, num_forcing, passes, seconds)
 
 
-@_jit()
+@compiled
 def _run_passes(
     settings: KernelSettings,
     state: EngineState,

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pdtrace.compiled import compiled
 from pdtrace.delayer.policy_kernel import (
     DELAY,
     EngineState,
     KernelSettings,
     decide_pass,
 )
-from pdtrace.delayer.policy_kernel import _jit as compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,7 @@ MIN_NEIGHBOURS = 15
 MAX_TURNS = 400_000_000
 
 
-@compiled()
+@compiled
 def draw_excess(
     expected_s: float, now: float, expected: F64, excess: F64, time: F64, nearness: int
 ) -> float:
@@ -55,7 +55,7 @@ def draw_excess(
     return float(excess[best])
 
 
-@compiled()
+@compiled
 def run_engine(
     settings: KernelSettings,
     use_delayer: bool,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtrace.iterations.compiled import compiled
+from pdtrace.compiled import compiled
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

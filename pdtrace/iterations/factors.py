@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtrace.iterations.compiled import compiled
+from pdtrace.compiled import compiled
 from pdtrace.iterations.densities import (
     LOG_LOW,
     LOG_STEP,

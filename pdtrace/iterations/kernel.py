@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pdtrace.iterations.compiled import compiled
+from pdtrace.compiled import compiled
 from pdtrace.iterations.densities import NUM_BINS, NUM_GAP, NUM_SELECTION, NUM_SKEW
 from pdtrace.iterations.factors import (
     F64,

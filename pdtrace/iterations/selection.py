@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtrace.iterations.compiled import compiled
+from pdtrace.compiled import compiled
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

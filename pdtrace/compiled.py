@@ -1,4 +1,8 @@
-"""How the kernels of this folder are compiled: cached beside the source, without the GIL."""
+"""How kernels are compiled: cached beside their source, without the GIL.
+
+A kernel is cached by the date of its own module: after an edit of a kernel that others call, touch
+the modules of those.
+"""
 
 from __future__ import annotations
 
