@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from importlib.metadata import entry_points
@@ -10,9 +11,17 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pdtrace.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
+
+
+def describe_unknown(noun: str, name: str, known: Iterable[str]) -> str:
+    """One line that answers an unknown name: those there are, and which was probably meant."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {noun} {name!r}; known: {', '.join(names) or 'none'}{guess}"
 
 
 class Shelf(Generic[T]):
@@ -68,7 +77,5 @@ class Shelf(Generic[T]):
         """
         items = self._load()
         if name not in items:
-            raise UsageError(
-                f"unknown {self.noun} {name!r}; there are: {', '.join(sorted(items)) or 'none'}"
-            )
+            raise UsageError(describe_unknown(self.noun, name, sorted(items)))
         return items[name]

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "pdtrace"
 # From the ground up. Rooms within one inner tuple stand behind "|": they meet through tables only.
 FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("errors",), ("compiled",)),
-    (("schema",), ("registry",)),
+    (("schema",), ("registry",), ("wording",), ("untrusted",)),
     (("run", "saved_run"),),
     (
         ("sources",),

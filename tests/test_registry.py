@@ -35,7 +35,7 @@ def test_modules_of_the_folder_are_loaded(shelf):
 
 def test_unknown_name_lists_the_known(shelf):
     """A wrong name is a usage error that names the right ones."""
-    with pytest.raises(UsageError, match="unknown ware 'pear'; there are: apple"):
+    with pytest.raises(UsageError, match="unknown ware 'pear'; known: apple"):
         shelf["pear"]
 
 

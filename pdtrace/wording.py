@@ -1,0 +1,57 @@
+"""Numbers as people read them: with units, and never rounded to a false 0 or 100 %."""
+
+from __future__ import annotations
+
+UNKNOWN = "–"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage; 0 % and 100 % only where it is exactly that."""
+    if share is None:
+        return UNKNOWN
+    whole = int(share * 100 + 0.5)
+    if whole == 0 and share > 0:
+        return "< 1 %"
+    if whole == 100 and share < 1:
+        return "> 99 %"
+    return f"{whole} %"
+
+
+def whole(value: float | None) -> str:
+    """A count with thousands apart."""
+    return UNKNOWN if value is None else f"{round(value):,}"
+
+
+def seconds(value: float | None) -> str:
+    """A time span in the unit that suits it."""
+    if value is None:
+        return UNKNOWN
+    if value == 0:
+        return "0 s"
+    # Each limit is where rounding would reach the next unit: never 1000 ms.
+    if abs(value) < 0.0009995:
+        return f"{value * 1e6:.0f} µs"
+    if abs(value) < 0.09995:
+        return f"{value * 1e3:.1f} ms"
+    if abs(value) < 0.9995:
+        return f"{value * 1e3:.0f} ms"
+    if abs(value) < 9.995:
+        return f"{value:.2f} s"
+    return f"{value:,.1f} s" if abs(value) < 1000 else f"{value:,.0f} s"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with so many decimals."""
+    return UNKNOWN if value is None else f"{value:,.{digits}f}"
+
+
+def significant(value: float | None) -> str:
+    """A number to three significant digits, so that a small one does not become 0.00."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 rank``, ``2 ranks``; a noun in -s takes -es (passes)."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
