@@ -1,6 +1,7 @@
 "use strict";
 // Draws the tiles from the data block, follows the colour scheme, and refines the timeline on zoom.
 (async () => {
+  await loadPlotly();
   const page = JSON.parse(document.getElementById("page-data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const config = { displayModeBar: false, doubleClick: false, responsive: true };
@@ -23,25 +24,6 @@
     return node;
   };
 
-  // ---- packed arrays (see pdtrace/figures/packing.py) -----------------------------------------------
-  async function unpack(packed) {
-    const bytes = Uint8Array.from(atob(packed.b), (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    const raw = new Uint8Array(await new Response(stream).arrayBuffer());
-    const out = new Float64Array(packed.n);
-    for (let plane = packed.w - 1; plane >= 0; plane--) {
-      const at = plane * packed.n;
-      for (let i = 0; i < packed.n; i++) out[i] = out[i] * 256 + raw[at + i];
-    }
-    if (packed.d) {
-      for (let i = 0, sum = 0; i < packed.n; i++) {
-        sum += out[i] % 2 ? -(out[i] + 1) / 2 : out[i] / 2;
-        out[i] = sum;
-      }
-    }
-    return out;
-  }
-
   // ---- words ---------------------------------------------------------------------------------------
   const grouped = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
   const count = (n) => grouped.format(n);
@@ -62,6 +44,8 @@
       this.gd = document.getElementById(tile.id);
       this.box = this.gd.closest(".tile");
       this.readout = this.box.querySelector(".readout");
+      this.t1 = Float64Array.from(this.t1);
+      if (this.busy) this.busy = Float64Array.from(this.busy);
       for (let i = 0, n = this.blocks; i < n; i++) { this.t0[i] /= 1e5; this.t1[i] = this.t0[i] + this.t1[i] / 1e5; }
       if (this.busy) this.busy = this.busy.map((v) => v / 1e5);
       this.mode = levels.x;

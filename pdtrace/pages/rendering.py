@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from pdtrace.figures import draw_figure
 from pdtrace.figures.figure import PALETTE
+from pdtrace.figures.packing import pack_text
 from pdtrace.figures.survey import survey_run
 from pdtrace.pages.head import render_facts, render_warnings, state_shares
 from pdtrace.pages.page_file import find_dashboards, load_page
@@ -62,19 +63,26 @@ def render_page(
         drawn.append(
             {
                 "id": name,
+                "figure": tile.figure,
+                "options": tile.options,
                 "spec": figure.spec,
                 "timeAxis": figure.time_axis,
                 **({"levels": figure.levels} if figure.levels else {}),
             }
         )
     folder = find_dashboards()
-    script = one_newline((folder / "page.js").read_text("utf-8"))
+    template = (folder / "page.html").read_text("utf-8")
+    # Every script that the template names stands in the page, and its hash in the policy.
+    scripts = {
+        name: one_newline((folder / name).read_text("utf-8"))
+        for name in re.findall(r"\{\{(\w+\.js)\}\}", template)
+    }
     plotly = one_newline(get_plotlyjs())
     subject = ", ".join("/".join(PurePath(f.path).parts[-2:]) for f in run.files[:3]) or "run"
     if len(run.files) > 3:
         subject += f" and {len(run.files) - 3} more"
     slots = {
-        "csp": build_policy(plotly, script),
+        "csp": build_policy(plotly, *scripts.values()),
         "title": html.escape(told.title),
         "subject": html.escape(subject),
         "version": html.escape(find_version()),
@@ -86,12 +94,11 @@ def render_page(
         "warnings": render_warnings(run.warnings),
         "tiles": "".join(tiles),
         "data": dump_data({"palette": PALETTE, "tiles": drawn}),
-        "plotly": plotly,
-        "script": script,
+        "plotly": pack_text(plotly),
+        **scripts,
     }
-    template = (folder / "page.html").read_text("utf-8")
     # One pass, so that no text put into a slot can open another.
-    return re.sub(r"\{\{(\w+)\}\}", lambda m: slots[m[1]], template)
+    return re.sub(r"\{\{(\w+(?:\.js)?)\}\}", lambda m: slots[m[1]], template)
 
 
 def find_version() -> str:

@@ -82,7 +82,8 @@ def render_metrics_tile(tile: Tile, metrics: pl.DataFrame) -> str:
         if row["low"] is not None and row["high"] is not None:
             low, high = (" ".join(format_metric(row[k], row["unit"])) for k in ("low", "high"))
             small = f"{low} – {high}"
-        hint = f' title="{html.escape(row["note"])}"' if row["note"] else ""
+        hint = f' data-metric="{html.escape(name)}"'
+        hint += f' title="{html.escape(row["note"])}"' if row["note"] else ""
         items.append(
             f"<div{hint}><dt>{html.escape(spell_metric(name))}</dt><dd>{html.escape(value)} "
             f'<span class="unit">{html.escape(unit)}</span>'
