@@ -10,7 +10,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
 from plotly.offline import get_plotlyjs
 
 from pdtrace.errors import InputError, UsageError
