@@ -1,6 +1,7 @@
-"""The figures of the pages, one file each: ``draw_<file>(run, **options) -> Figure``.
+"""The figures of the pages, one file each: ``draw_<file>(drawn, **options) -> Figure``.
 
-A figure is found by the name of its file, so adding one touches nothing else.
+A figure is found by the name of its file, so adding one touches nothing else. Its module says in
+``SUBJECT`` what it draws, one of ``SUBJECTS``; a module that does not say so draws a run.
 """
 
 from __future__ import annotations
@@ -12,51 +13,103 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pdtrace.errors import UsageError
+from pdtrace.registry import describe_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pdtrace.figures.figure import Figure
-    from pdtrace.figures.survey import Survey
-    from pdtrace.run import Run
+
+SUBJECTS = {
+    "run": "one run",
+    "comparison": "two runs compared",
+    "whatif": "settings tried on a run's replay",
+    "fleet": "many runs",
+}
+"""What a page and its figures are about, in words."""
 
 
 @cache
 def list_figures() -> dict[str, Callable[..., Figure]]:
     """Name → function of every figure, in order of name."""
-    found: dict[str, Callable[..., Figure]] = {}
+    return {name: draw for name, (draw, _) in _find_figures().items()}
+
+
+def find_subject(name: str) -> str:
+    """What a figure draws, one of ``SUBJECTS``.
+
+    Raises:
+        UsageError: The figure is not known; the known ones are named.
+    """
+    figures = _find_figures()
+    if name not in figures:
+        raise UsageError(describe_unknown("figure", name, figures))
+    return figures[name][1]
+
+
+@cache
+def _find_figures() -> dict[str, tuple[Callable[..., Figure], str]]:
+    found: dict[str, tuple[Callable[..., Figure], str]] = {}
     for info in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
         module = importlib.import_module(f"{__name__}.{info.name}")
         draw = getattr(module, f"draw_{info.name}", None)
         if draw is not None:
-            found[info.name] = draw
+            found[info.name] = draw, getattr(module, "SUBJECT", "run")
     return found
 
 
-def draw_figure(name: str, run: Run | Survey, options: dict[str, Any] | None = None) -> Figure:
+def list_options(name: str) -> dict[str, Any]:
+    """Name → default of every option of a figure; the type of the default is that of the option."""
+    signature = inspect.signature(list_figures()[name])
+    return {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def refuse_other_subject(name: str, subject: str) -> None:
+    """Raise UsageError if a figure does not draw this subject, and name those that do."""
+    mine = find_subject(name)
+    if mine == subject:
+        return
+    fitting = [n for n, (_, s) in _find_figures().items() if s == subject]
+    raise UsageError(
+        f"figure {name!r} draws {SUBJECTS[mine]} (subject {mine!r}), not {SUBJECTS[subject]} "
+        f"(subject {subject!r}); figures for that: {', '.join(fitting)}"
+    )
+
+
+def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a figure as it takes them, lists as tuples.
+
+    Raises:
+        UsageError: An option is not known, or not of its type; the known ones are named.
+    """
+    known = list_options(name)
+    taken = {}
+    for key, value in options.items():
+        if key not in known:
+            names = ", ".join(known) or "none"
+            raise UsageError(f"figure {name!r} has no option {key!r}; known: {names}")
+        want = type(known[key])
+        if want is tuple and isinstance(value, list):
+            value = tuple(value)  # noqa: PLW2901 (TOML has lists, a default is a tuple)
+        if not isinstance(value, want) or isinstance(value, bool) is not (want is bool):
+            word = "list" if want is tuple else want.__name__
+            raise UsageError(f"figure {name!r}: option {key!r} must be {word}")
+        taken[key] = value
+    return taken
+
+
+def draw_figure(name: str, drawn: object, options: dict[str, Any] | None = None) -> Figure:
     """Draw a figure by name.
 
     Args:
         name: A name of ``list_figures``.
-        run: The run, or its survey where several figures are drawn.
+        drawn: What it is about: a run or, where several figures are drawn, its survey; for the
+            other subjects a ``Pair``, an ``Outlook`` or a ``Fleet``.
         options: Keyword options of that figure.
 
     Raises:
-        UsageError: The figure or an option of it is not known; the known ones are named.
+        UsageError: The figure or an option of it is not known, and the known ones are named; or it
+            draws another subject.
     """
-    figures = list_figures()
-    if name not in figures:
-        raise UsageError(f"unknown figure {name!r}; known: {', '.join(figures)}")
-    known = {
-        p.name: p
-        for p in inspect.signature(figures[name]).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    }
-    for key, value in (options or {}).items():
-        if key not in known:
-            names = ", ".join(known) or "none"
-            raise UsageError(f"figure {name!r} has no option {key!r}; known: {names}")
-        want = type(known[key].default)
-        if not isinstance(value, want) or isinstance(value, bool) is not (want is bool):
-            raise UsageError(f"figure {name!r}: option {key!r} must be {want.__name__}")
-    return figures[name](run, **(options or {}))
+    refuse_other_subject(name, getattr(drawn, "subject", "run"))
+    return list_figures()[name](drawn, **check_options(name, options or {}))
