@@ -153,12 +153,13 @@ def replay_once(
     )
     times = model.times.copy()
     times[3:5] *= turn_factor
-    finish, first, final, width, batch, busy, delays = run_engine(
+    trace = run_engine(
         pack_settings(config, model.rules), passes > 0, model.rules.mid_chunk_asks,
         load.arrival, load.rank, load.tokens, model.num_ranks, model.chunk, model.pool,
         cost.theta, cost.expected, cost.excess, cost.time, cost.is_blocking, model.idle_launch,
-        times, NEARNESS, seed,
+        times, NEARNESS, seed, np.zeros(len(load)), 0,
     )  # fmt: skip
+    finish, first, final, width, batch, busy, delays = trace[:7]
     inside = np.ones(len(width), bool)
     held = float(delays.sum())
     if not chosen.all():

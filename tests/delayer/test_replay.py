@@ -62,8 +62,8 @@ def lone_engine(arrival, rank, tokens, *, passes=0, watermark=None, chunk=16384.
         pack_settings(config, rules), passes > 0, rules.mid_chunk_asks,
         np.array(arrival), np.array(rank), np.array(tokens, float), ranks, chunk, 1e6,
         np.array([0.1, 0.0, 0.0, 0.0, 0.0]), flat, flat * 0, flat, True, np.array([0.05]),
-        np.array([0.0, 0.0, 0.0, 0.001, 0.001, 0.0]), 1, 0,
-    )  # fmt: skip
+        np.array([0.0, 0.0, 0.0, 0.001, 0.001, 0.0]), 1, 0, np.zeros(len(arrival)), 0,
+    )[:7]  # fmt: skip
 
 
 def test_two_requests_apart_run_alone_without_the_delayer():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pdtrace.delayer.policy_kernel import pack_settings
 from pdtrace.delayer.records import PolicyConfig
 from pdtrace.delayer.replay_kernel import run_engine
+from pdtrace.delayer.routing import GIVEN
 from pdtrace.delayer.rules import rules_for
 from pdtrace.simulate.engine import Engine
 from pdtrace.simulate.records import EngineSettings, Request
@@ -50,7 +51,8 @@ def run_compiled(requests, timing, started):
         np.array([float(q.tokens) for q in requests]), started["dp_size"],
         float(started["chunk"]), float(started["pool"]), np.array(theta), flat, np.zeros(20), flat,
         timing.is_blocking, np.array([timing.idle_launch]), np.array(times), 6, 0,
-    )  # fmt: skip
+        np.zeros(len(requests)), GIVEN,
+    )[:7]  # fmt: skip
 
 
 @given(st.data())
