@@ -7,6 +7,6 @@ hashes it names.
 
 from pdtrace.pages.numbers import format_metric
 from pdtrace.pages.page_file import Page, Tile, find_dashboards, load_page
-from pdtrace.pages.rendering import render_page
+from pdtrace.pages.run_page import render_page
 
 __all__ = ["Page", "Tile", "find_dashboards", "format_metric", "load_page", "render_page"]

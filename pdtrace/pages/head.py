@@ -1,24 +1,32 @@
-"""The head of a page: what was recorded, the verdict, the warnings."""
+"""The head of a page: what was recorded, the verdict, what it rests on, the warnings."""
 
 from __future__ import annotations
 
 import datetime as dt
-import html
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from pdtrace.figures.survey import PREFILL, ROLE_NAMES, Survey
 from pdtrace.pages.numbers import format_ratio, format_span
+from pdtrace.pages.policy import show_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pdtrace.pages.content import Content
     from pdtrace.run import Run
 
-_MAX_WARNINGS = 50
+_MOST_LISTED = 50
 
 
-def render_facts(run: Run, survey: Survey) -> str:
-    """What was recorded, in a line: engine, role, ranks, time, delayer."""
+def name_run(run: Run) -> str:
+    """Which recording: the last two parts of its paths."""
+    name = ", ".join("/".join(PurePath(f.path).parts[-2:]) for f in run.files[:3]) or "run"
+    return f"{name} and {len(run.files) - 3} more" if len(run.files) > 3 else name
+
+
+def tell_facts(run: Run, survey: Survey) -> list[str]:
+    """What was recorded: engine, role, ranks, time, delayer."""
     engine = run.engine
     low, high = engine.release_min, engine.release_max
     release = low or high
@@ -34,15 +42,21 @@ def render_facts(run: Run, survey: Survey) -> str:
         begin = dt.datetime.fromtimestamp(survey.origin_ns / 1e9, dt.UTC)
         facts.append(f"from {begin:%Y-%m-%d %H:%M:%S} UTC, {format_span(float(survey.end[-1]))}")
     facts.append(f"iterations by {run.grouping}")
-    delayer = engine.delayer
-    if delayer.enabled is not None:
-        words = "delayer on" if delayer.enabled else "delayer off"
-        if delayer.enabled and delayer.max_delay_passes is not None:
-            words += f", at most {delayer.max_delay_passes} passes"
-        if delayer.enabled and delayer.token_usage_low_watermark is not None:
-            words += f", watermark {delayer.token_usage_low_watermark}"
-        facts.append(words)
-    return "".join(f"<span>{html.escape(f)}</span>" for f in facts)
+    state = describe_delayer(run)
+    return [*facts, state] if state else facts
+
+
+def describe_delayer(run: Run) -> str:
+    """Whether the delayer was on, and how it was set; empty if nothing says it."""
+    delayer = run.engine.delayer
+    if delayer.enabled is None:
+        return ""
+    words = "delayer on" if delayer.enabled else "delayer off"
+    if delayer.enabled and delayer.max_delay_passes is not None:
+        words += f", at most {delayer.max_delay_passes} passes"
+    if delayer.enabled and delayer.token_usage_low_watermark is not None:
+        words += f", watermark {delayer.token_usage_low_watermark}"
+    return words
 
 
 def state_shares(survey: Survey) -> list[str]:
@@ -59,12 +73,38 @@ def state_shares(survey: Survey) -> list[str]:
     ]
 
 
-def render_warnings(warnings: Sequence[str]) -> str:
-    """The warnings of reading, folded away."""
-    if not warnings:
-        return ""
-    items = "".join(f"<li>{html.escape(w)}</li>" for w in warnings[:_MAX_WARNINGS])
-    if len(warnings) > _MAX_WARNINGS:
-        items += f"<li>and {len(warnings) - _MAX_WARNINGS:,} more</li>"
-    one = "1 warning" if len(warnings) == 1 else f"{len(warnings):,} warnings"
-    return f"<details class=warnings><summary>{one}</summary><ul>{items}</ul></details>\n"
+def render_facts(content: Content) -> str:
+    """What was recorded, in a line."""
+    return "".join(f"<span>{show_text(f)}</span>" for f in content.facts)
+
+
+def render_verdict(content: Content) -> str:
+    """The verdict, why nothing is claimed, and the line to copy."""
+    out = "".join(f"<p>{show_text(line)}</p>\n" for line in content.verdict)
+    if content.reasons:
+        out += f'<ul class="reasons">{_list(content.reasons)}</ul>\n'
+    if content.command:
+        out += (
+            f'<pre class="command" tabindex="0"><code>{show_text(content.command)}</code></pre>\n'
+        )
+    return out
+
+
+def render_remarks(content: Content) -> str:
+    """What the numbers rest on, and the warnings of reading, folded away."""
+    out = ""
+    for texts, word in ((content.notes, "note"), (content.warnings, "warning")):
+        if texts:
+            title = f"1 {word}" if len(texts) == 1 else f"{len(texts):,} {word}s"
+            out += (
+                f"<details class={word}s><summary>{title}</summary><ul>{_list(texts)}</ul>"
+                "</details>\n"
+            )
+    return out
+
+
+def _list(texts: Sequence[str]) -> str:
+    items = "".join(f"<li>{show_text(t)}</li>" for t in texts[:_MOST_LISTED])
+    if len(texts) > _MOST_LISTED:
+        items += f"<li>and {len(texts) - _MOST_LISTED:,} more</li>"
+    return items

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import math
 import re
+
+from pdtrace.pages.policy import show_text
 
 _LABELS = {
     "idle_rank_pass_ratio": "Idle rank passes",
@@ -62,4 +63,4 @@ def format_cell(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:,.3f}".rstrip("0").rstrip(".")
-    return f"{value:,}" if isinstance(value, int) else html.escape(str(value))
+    return f"{value:,}" if isinstance(value, int) else show_text(str(value))

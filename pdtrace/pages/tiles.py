@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from pdtrace.errors import UsageError
-from pdtrace.pages.numbers import format_cell, format_metric, spell_metric
+from pdtrace.pages.numbers import format_cell
+from pdtrace.pages.policy import show_text
+from pdtrace.registry import describe_unknown
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from pdtrace.figures.figure import Figure
+    from pdtrace.pages.content import Number
     from pdtrace.pages.page_file import Tile
 
 
 def render_figure_tile(tile: Tile, figure: Figure, name: str) -> str:
     """A figure's tile: heading, place to draw, note, table."""
-    title = html.escape(tile.title or figure.title)
-    note = html.escape(tile.note or figure.note)
+    title = show_text(tile.title or figure.title)
+    note = show_text(tile.note or figure.note)
     refined = bool(figure.levels)
     tools = legend = readout = ""
     if refined:
@@ -39,9 +41,9 @@ def render_figure_tile(tile: Tile, figure: Figure, name: str) -> str:
             "Point at a cell, or walk them with the arrow keys.</div>"
         )
         keys = "Arrow keys walk the cells, + and − zoom, 0 shows all."
-        access = f'tabindex="0" role="application" aria-label="{html.escape(figure.alt)} {keys}"'
+        access = f'tabindex="0" role="application" aria-label="{show_text(figure.alt)} {keys}"'
     else:
-        access = f'role="img" aria-label="{html.escape(figure.alt)}"'
+        access = f'role="img" aria-label="{show_text(figure.alt)}"'
     return (
         f'<section class="tile {tile.width}" aria-labelledby="{name}-title">'
         f'<div class="head"><h2 id="{name}-title">{title}</h2>{legend}{tools}</div>\n'
@@ -56,7 +58,7 @@ def render_figure_tile(tile: Tile, figure: Figure, name: str) -> str:
 def _render_table(table: pl.DataFrame, title: str) -> str:
     if not table.width:
         return ""
-    head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in table.columns)
+    head = "".join(f'<th scope="col">{show_text(c)}</th>' for c in table.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td>{format_cell(v)}</td>" for v in row) + "</tr>\n"
         for row in table.iter_rows()
@@ -68,30 +70,23 @@ def _render_table(table: pl.DataFrame, title: str) -> str:
     )
 
 
-def render_metrics_tile(tile: Tile, metrics: pl.DataFrame) -> str:
+def render_metrics_tile(tile: Tile, numbers: dict[str, Number]) -> str:
     """A row of metrics, with their intervals or why they are not known."""
-    whole = metrics.filter(pl.col("dp_rank").is_null())
-    rows = {row["metric"]: row for row in whole.iter_rows(named=True)}
     items = []
     for name in tile.metrics:
-        if name not in rows:
-            raise UsageError(f"unknown metric {name!r}; known: {', '.join(rows)}")
-        row = rows[name]
-        value, unit = format_metric(row["value"], row["unit"])
-        small = row["note"] if row["value"] is None else ""
-        if row["low"] is not None and row["high"] is not None:
-            low, high = (" ".join(format_metric(row[k], row["unit"])) for k in ("low", "high"))
-            small = f"{low} – {high}"
-        hint = f' data-metric="{html.escape(name)}"'
-        hint += f' title="{html.escape(row["note"])}"' if row["note"] else ""
+        if name not in numbers:
+            raise UsageError(describe_unknown("metric", name, numbers))
+        number = numbers[name]
+        hint = f' data-metric="{show_text(name)}"'
+        hint += f' title="{show_text(number.hint)}"' if number.hint else ""
         items.append(
-            f"<div{hint}><dt>{html.escape(spell_metric(name))}</dt><dd>{html.escape(value)} "
-            f'<span class="unit">{html.escape(unit)}</span>'
-            + (f"<small>{html.escape(small)}</small>" if small else "")
+            f"<div{hint}><dt>{show_text(number.label)}</dt><dd>{show_text(number.value)} "
+            f'<span class="unit">{show_text(number.unit)}</span>'
+            + (f"<small>{show_text(number.small)}</small>" if number.small else "")
             + "</dd></div>"
         )
-    title = f"<h2>{html.escape(tile.title)}</h2>" if tile.title else ""
+    title = f"<h2>{show_text(tile.title)}</h2>" if tile.title else ""
     return (
-        f'<section class="tile {tile.width}" aria-label="{html.escape(tile.title or "Metrics")}">'
+        f'<section class="tile {tile.width}" aria-label="{show_text(tile.title or "Metrics")}">'
         f'{title}<dl class="metrics">{"".join(items)}</dl></section>\n'
     )
