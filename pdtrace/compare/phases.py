@@ -31,9 +31,15 @@ def name_phases(rids: Sequence[str]) -> list[str]:
     A number at its end belongs to the name (``stagger100-1-76``) unless hardly any request has
     that name: then it counts repeats (``seed7-0-16`` is of phase seed).
     """
-    stems = [found.group() if (found := _STEM.match(rid)) else "" for rid in rids]
+    stems = [name_stem(rid) for rid in rids]
     counts = Counter(stems)
     return [s if counts[s] >= MIN_REQUESTS else s.rstrip("0123456789") or s for s in stems]
+
+
+def name_stem(rid: str) -> str:
+    """What an id has before its first separator."""
+    found = _STEM.match(rid)
+    return found.group() if found else ""
 
 
 def compare_phases(

@@ -25,6 +25,8 @@ IGNORED: tuple[tuple[str, str], ...] = (
 DELAYER = re.compile(r"(enable_)?prefill_delayer.*")
 _IGNORED = tuple((why, re.compile(pattern)) for why, pattern in IGNORED)
 _UNSET = ("None", "False", "")
+# The model is compared by its name; the sizes have their own line.
+COMPARED_APART = ("model_path", "dp_size", "tp_size", "ep_size", "pp_size")
 SURE = 0.9  # mean grouping confidence below which counts of iterations are said to be uncertain
 
 
@@ -42,25 +44,10 @@ def compare_settings(baseline: Run, candidate: Run) -> Findings:
     A difference in what decides the work or its speed (ranks, model, release, role, any flag that
     is neither the delayer's nor ignored) is a reason; anything else that differs is a note.
     """
-    a, b = baseline.engine, candidate.engine
-    reasons, notes = [], []
-    if None in (a.dp_size, b.dp_size):
-        notes.append(
-            "the number of DP ranks is not known of both runs; that it is the same is assumed"
-        )
-    elif baseline.dp_size != candidate.dp_size:
-        reasons.append(f"dp_size differs: {baseline.dp_size} and {candidate.dp_size}")
-    for what in ("engine", "role", "tp_size", "ep_size", "pp_size", "enable_dp_attention"):
-        x, y = getattr(a, what), getattr(b, what)
-        if x is not None and y is not None and x != y:
-            reasons.append(f"{what} differs: {x} and {y}")
-    models = [None if e.model_path is None else PurePosixPath(e.model_path).name for e in (a, b)]
-    if None not in models and models[0] != models[1]:
-        reasons.append(f"model differs: {models[0]} and {models[1]}")
-    elif None in models:
-        notes.append("the model is not known of both runs; that it is the same is assumed")
-    _compare_releases(a, b, reasons, notes)
-    _compare_flags(a, b, reasons, notes)
+    found = compare_engines(
+        baseline.engine, candidate.engine, (baseline.dp_size, candidate.dp_size)
+    )
+    notes = list(found.notes)
     for name, run in (("baseline", baseline), ("candidate", candidate)):
         confidence = run.iterations["confidence"].cast(float).mean()
         if isinstance(confidence, float) and confidence < SURE:
@@ -73,6 +60,35 @@ def compare_settings(baseline: Run, candidate: Run) -> Findings:
             f"iterations were put together by {baseline.grouping} in the baseline and by "
             f"{candidate.grouping} in the candidate"
         )
+    return Findings(found.reasons, tuple(notes))
+
+
+def compare_engines(a: EngineInfo, b: EngineInfo, dp_sizes: tuple[int, int]) -> Findings:
+    """Compare two engines by what they say of themselves.
+
+    Args:
+        a, b: Baseline and candidate.
+        dp_sizes: Ranks that the iterations of either were put together for.
+    """
+    reasons: list[str] = []
+    notes: list[str] = []
+    if None in (a.dp_size, b.dp_size):
+        notes.append(
+            "the number of DP ranks is not known of both runs; that it is the same is assumed"
+        )
+    elif dp_sizes[0] != dp_sizes[1]:
+        reasons.append(f"dp_size differs: {dp_sizes[0]} and {dp_sizes[1]}")
+    for what in ("engine", "role", "tp_size", "ep_size", "pp_size", "enable_dp_attention"):
+        x, y = getattr(a, what), getattr(b, what)
+        if x is not None and y is not None and x != y:
+            reasons.append(f"{what} differs: {x} and {y}")
+    models = [None if e.model_path is None else PurePosixPath(e.model_path).name for e in (a, b)]
+    if None not in models and models[0] != models[1]:
+        reasons.append(f"model differs: {models[0]} and {models[1]}")
+    elif None in models:
+        notes.append("the model is not known of both runs; that it is the same is assumed")
+    _compare_releases(a, b, reasons, notes)
+    _compare_flags(a, b, reasons, notes)
     return Findings(tuple(reasons), tuple(notes))
 
 
@@ -100,10 +116,7 @@ def _compare_flags(a: EngineInfo, b: EngineInfo, reasons: list[str], notes: list
     ignored: dict[str, list[str]] = {}
     for key in sorted({*a.server_args, *b.server_args}):
         x, y = a.server_args.get(key), b.server_args.get(key)
-        # The model is compared by its name above; the sizes have their own line.
-        if x == y or DELAYER.fullmatch(key) or key in ("model_path", "dp_size"):
-            continue
-        if key in ("tp_size", "ep_size", "pp_size"):
+        if x == y or DELAYER.fullmatch(key) or key in COMPARED_APART:
             continue
         why = next((why for why, pattern in _IGNORED if pattern.fullmatch(key)), None)
         if why is not None:
@@ -113,6 +126,18 @@ def _compare_flags(a: EngineInfo, b: EngineInfo, reasons: list[str], notes: list
         else:
             reasons.append(f"flag {key} differs: {_short(x)} and {_short(y)}")
     notes.extend(f"ignored, {why}: {', '.join(keys)}" for why, keys in ignored.items())
+
+
+def select_flags(server_args: dict[str, str]) -> dict[str, str]:
+    """The flags that :func:`compare_engines` would look at, without those that are unset."""
+    return {
+        key: value
+        for key, value in sorted(server_args.items())
+        if value not in _UNSET
+        and not DELAYER.fullmatch(key)
+        and key not in COMPARED_APART
+        and not any(pattern.fullmatch(key) for _, pattern in _IGNORED)
+    }
 
 
 def _short(value: str | None) -> str:
