@@ -40,10 +40,10 @@ NOTHING_ASKED = Verdict("none", True, "", 0, 0)  # of passes that nobody asks an
 class _Rank:
     """A scheduler process: what has not reached it, what waits, what is cut, what runs."""
 
-    coming: deque[int]
     ready: float
-    waiting: deque[int] = field(default_factory=deque)
-    cut: int | None = None
+    coming: deque[Journey] = field(default_factory=deque)
+    waiting: deque[Journey] = field(default_factory=deque)
+    cut: Journey | None = None
     used: float = 0.0
     running: Batch | None = None
     memory: RankState = field(default_factory=RankState)
@@ -51,6 +51,9 @@ class _Rank:
 
 class Engine:
     """One engine start.
+
+    Either :meth:`run` it over all its requests, or :meth:`submit` them as they come, take
+    :meth:`turn` after turn, each once the time :attr:`next_turn` has come, and :meth:`collect`.
 
     Args:
         requests: By arrival.
@@ -67,16 +70,12 @@ class Engine:
         rng: np.random.Generator,
     ) -> None:
         self.settings, self.timing, self.rng = settings, timing, rng
-        self.journeys = [Journey(request) for request in requests]
         self.passes: list[Pass] = []
         self.negotiations: list[Negotiation] = []
         self.delay_passes = [0]
         start = requests[0].arrival - 0.01 if requests else 0.0
-        self._ranks = [
-            _Rank(deque(i for i, q in enumerate(requests) if q.rank == r), start)
-            for r in range(settings.dp_size)
-        ]
-        self._computed = [0] * len(requests)
+        self._ranks = [_Rank(start) for _ in range(settings.dp_size)]
+        self._number = 0
         self._flying: Pass | None = None
         self._inputs: list[RankInput] = []
         self._memories: tuple[RankState, ...] = ()
@@ -87,20 +86,70 @@ class Engine:
             max_delay_passes=1 if passes is None else max(passes, 1),
             token_usage_low_watermark=settings.token_usage_low_watermark,
         )
+        self._finished: list[Journey] = []
+        self.journeys = [self.submit(request) for request in requests]
+
+    def submit(self, request: Request) -> Journey:
+        """Send a request to its rank; no earlier one of that rank may follow."""
+        journey = Journey(request)
+        self._ranks[request.rank].coming.append(journey)
+        return journey
 
     def run(self) -> Outcome:
         """Run until every request is finished."""
-        while self._turn():
+        while self.turn():
             pass
         return Outcome(self.passes, self.journeys, self.negotiations, self.delay_passes)
 
-    def _turn(self) -> bool:
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits, nothing runs."""
+        return self._flying is None and not self._has_work()
+
+    @property
+    def next_turn(self) -> float | None:
+        """When all that the next turn depends on has happened; None: there is nothing to do."""
+        if self.is_idle and not any(rank.coming for rank in self._ranks):
+            return None
+        return max(rank.ready for rank in self._ranks)
+
+    @property
+    def queues(self) -> list[int]:
+        """Requests waiting on each rank."""
+        return [len(rank.waiting) for rank in self._ranks]
+
+    @property
+    def usages(self) -> list[float]:
+        """Share of each rank's KV pool in use."""
+        return [min(rank.used / self.settings.pool, 1.0) for rank in self._ranks]
+
+    def settle(self, until: float) -> None:
+        """Turn over without work until then; nothing happens unless it is idle."""
+        turn = self.timing.empty_turn
+        meet = max(rank.ready for rank in self._ranks)
+        if self.is_idle and turn and until > meet:
+            self._turn_over(meet, meet + (until - meet) // turn * turn)
+
+    def collect(self) -> Outcome:
+        """What happened since the last time, which is then forgotten.
+
+        Holds only passes whose every result was processed, and requests that are finished.
+        """
+        passes = [one for one in self.passes if one is not self._flying]
+        out = Outcome(passes, self._finished, self.negotiations, self.delay_passes)
+        self.passes = self.passes[len(passes) :]
+        self._finished, self.negotiations, self.delay_passes = [], [], [0]
+        return out
+
+    def _has_work(self) -> bool:
+        return any(rank.waiting or rank.cut is not None for rank in self._ranks)
+
+    def turn(self) -> bool:
         """One pass of the loop; whether there may be another."""
         for rank in self._ranks:
             self._take_in(rank)
         meet = max(rank.ready for rank in self._ranks)
-        has_work = any(rank.waiting or rank.cut is not None for rank in self._ranks)
-        if not has_work and self._flying is None:
+        if self.is_idle:
             return self._sleep(meet)
 
         outputs = self._negotiate(meet)
@@ -125,23 +174,26 @@ class Engine:
 
     def _take_in(self, rank: _Rank) -> None:
         polled, took = rank.ready, False
-        while rank.coming and self.journeys[rank.coming[0]].request.arrival <= polled:
-            index = rank.coming.popleft()
-            self.journeys[index].taken = polled
-            rank.waiting.append(index)
+        while rank.coming and rank.coming[0].request.arrival <= polled:
+            journey = rank.coming.popleft()
+            journey.taken = polled
+            rank.waiting.append(journey)
             took = True
         if took:
             rank.ready += self.timing.taking
 
     def _sleep(self, meet: float) -> bool:
         """Turn over until the next arrival; False if there is none."""
-        arrivals = [
-            self.journeys[rank.coming[0]].request.arrival for rank in self._ranks if rank.coming
-        ]
+        arrivals = [rank.coming[0].request.arrival for rank in self._ranks if rank.coming]
         if not arrivals:
             return False
         turn = self.timing.empty_turn
-        wake = max(meet, min(arrivals) + (self.rng.random() * turn if turn else 0.0))
+        self._turn_over(meet, max(meet, min(arrivals) + (self.rng.random() * turn if turn else 0)))
+        return True
+
+    def _turn_over(self, meet: float, wake: float) -> None:
+        """Pass the time without work; the delayer negotiates on every turn."""
+        turn = self.timing.empty_turn
         if self.settings.max_delay_passes is not None:
             if turn and (count := round((wake - meet) / turn)):
                 nothing = ((0, 0.0),) * self.settings.dp_size
@@ -152,7 +204,6 @@ class Engine:
                 )
         for rank in self._ranks:
             rank.ready = wake
-        return True
 
     def _negotiate(self, meet: float) -> tuple[RankOutput, ...]:
         """What the ranks decide; empty without a delayer."""
@@ -206,44 +257,37 @@ class Engine:
 
     def _build(self, rank: _Rank, allows: bool, now: float) -> Batch | None:
         """A rank's batch: first the rest of the prompt that was cut, then whole ones, in order."""
-        number, budget = len(self.passes) + 1, self.settings.chunk
+        number, budget = self._number + 1, self.settings.chunk
         batch = Batch([], 0, 0, [])
 
-        def put(index: int) -> int:
-            journey = self.journeys[index]
-            take = min(journey.request.tokens - self._computed[index], budget)
-            self._computed[index] += take
+        def put(journey: Journey) -> int:
+            take = min(journey.request.tokens - journey.computed, budget)
+            journey.computed += take
             journey.chunks.append((number, take))
-            batch.members.append(index)
+            batch.members.append(journey)
             batch.tokens += take
-            if self._computed[index] >= journey.request.tokens:
-                batch.finishing.append(index)
+            if journey.computed >= journey.request.tokens:
+                batch.finishing.append(journey)
             return take
 
         if rank.cut is not None:
-            index = rank.cut
-            budget -= put(index)
-            if index in batch.finishing:
+            budget -= put(rank.cut)
+            if batch.finishing:
                 rank.cut = None
         while allows and rank.cut is None and rank.waiting and budget > 0:
-            index = rank.waiting.popleft()
-            journey = self.journeys[index]
+            journey = rank.waiting.popleft()
             journey.selected = now
             rank.used += journey.request.tokens
-            budget -= put(index)
-            if index not in batch.finishing:
-                rank.cut = index
+            budget -= put(journey)
+            if journey.computed < journey.request.tokens:
+                rank.cut = journey
         left = [*rank.waiting] if rank.cut is None else [rank.cut, *rank.waiting]
-        batch.pending_tokens = sum(
-            self.journeys[i].request.tokens - self._computed[i] for i in left
-        )
+        batch.pending_tokens = sum(one.request.tokens - one.computed for one in left)
         return batch if batch.members else None
 
     def _weigh(self, batch: Batch) -> float:
         """What a batch adds to its pass: tokens, and attention over the longest of them."""
-        number = len(self.passes) + 1
-        parts = [(self._computed[i], self.journeys[i].chunks[-1][1]) for i in batch.members]
-        assert all(self.journeys[i].chunks[-1][0] == number for i in batch.members)
+        parts = [(one.computed, one.chunks[-1][1]) for one in batch.members]
         longest = max((new for total, new in parts if total == new), default=0)
         squares = sum(
             2.0 * new * (longest if total == new else total) - new * new for total, new in parts
@@ -276,7 +320,8 @@ class Engine:
                     back += timing.processing
             rank.ready = back + TURN_S
             rank.running = batches.get(r)
-        self._flying = Pass(len(self.passes) + 1, launched, done, took, batches)
+        self._number += 1
+        self._flying = Pass(self._number, launched, done, took, batches)
         self.passes.append(self._flying)
         self.delay_passes.append(0)
 
@@ -300,6 +345,7 @@ class Engine:
         batch.reported = at
         batch.queue_len = len(rank.waiting)
         batch.usage = min(rank.used / self.settings.pool, 1.0)
-        for index in batch.finishing:
-            self.journeys[index].finished = at
-            rank.used -= self.journeys[index].request.tokens
+        for journey in batch.finishing:
+            journey.finished = at
+            self._finished.append(journey)
+            rank.used -= journey.request.tokens

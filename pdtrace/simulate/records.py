@@ -20,6 +20,7 @@ class Request:
         tokens: Prompt tokens; none of them is cached.
         arrival: When that rank can see it at the earliest.
         lead: From the client's sending to the arrival.
+        room: Bootstrap room; None: numbered by whoever writes it down.
     """
 
     rid: str
@@ -27,6 +28,7 @@ class Request:
     tokens: int
     arrival: float
     lead: float = 0.006
+    room: int | None = None
 
     @property
     def phase(self) -> str:
@@ -57,12 +59,13 @@ class EngineSettings:
     max_running_requests: int = 4096
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Journey:
     """What became of a request.
 
     Attributes:
         request: It.
+        computed: Tokens put into batches so far.
         taken: When its rank took it in.
         selected: When it was first put into a batch.
         chunks: For each of its chunks: pass number, tokens.
@@ -70,6 +73,7 @@ class Journey:
     """
 
     request: Request
+    computed: int = 0
     taken: float = 0.0
     selected: float = 0.0
     chunks: list[tuple[int, int]] = field(default_factory=list)
@@ -81,7 +85,7 @@ class Batch:
     """What one rank ran in a pass.
 
     Attributes:
-        members: Indices of its requests, in the order of admission.
+        members: Its requests, in the order of admission.
         tokens: New tokens.
         pending_tokens: Tokens still waiting on the rank when it was built.
         finishing: Members whose last chunk it holds.
@@ -90,10 +94,10 @@ class Batch:
         usage: Share of the KV pool in use at that time.
     """
 
-    members: list[int]
+    members: list[Journey]
     tokens: int
     pending_tokens: int
-    finishing: list[int]
+    finishing: list[Journey]
     reported: float = 0.0
     queue_len: int = 0
     usage: float = 0.0
@@ -131,7 +135,7 @@ class Negotiation:
 
 @dataclass(slots=True)
 class Outcome:
-    """Everything that a simulated engine did.
+    """What a simulated engine did.
 
     ``delay_passes``: refusals before each pass, and one more for those after the last.
     """

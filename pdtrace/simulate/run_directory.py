@@ -12,10 +12,11 @@ import numpy as np
 
 from pdtrace.errors import OutputError
 from pdtrace.simulate.engine import Engine
-from pdtrace.simulate.exposition import count_outcomes, write_metrics
+from pdtrace.simulate.exposition import count_until, write_metrics
 from pdtrace.simulate.server_log import SECOND, WrittenLog, write_log
 from pdtrace.simulate.timeline import Timeline, build_timeline
 from pdtrace.simulate.traces import write_traces
+from pdtrace.simulate.truth import SOURCE, describe_iteration, list_outcomes
 from pdtrace.simulate.workload import add_warm_up
 
 if TYPE_CHECKING:
@@ -79,18 +80,13 @@ def simulate(
     after = max(one.answered for one in timeline.requests) + SECOND
     log = write_log(launch, timeline, (before, after))
     spans = "".join(line + "\n" for line in write_traces(timeline, trace_rng)).encode()
-    info = launch.list_server_args() | {
-        "status": "ready",
-        "simulated": True,
-        "version": launch.version,
-    }
     contents = (
         log.text.encode(),
         gzip.compress(spans, 6, mtime=0),
-        write_metrics(launch, timeline, before).encode(),
-        write_metrics(launch, timeline, after).encode(),
+        write_metrics(launch, count_until(launch, timeline, before)).encode(),
+        write_metrics(launch, count_until(launch, timeline, after)).encode(),
         _list_client_lines(timeline, launch.engine.dp_size).encode(),
-        (json.dumps(info, indent=1) + "\n").encode(),
+        (json.dumps(launch.describe_server(), indent=1) + "\n").encode(),
         (json.dumps(_tell_truth(launch, timeline, log, after), indent=1) + "\n").encode(),
     )
     for name, content in zip(FILES, contents, strict=True):
@@ -126,36 +122,12 @@ def _list_client_lines(timeline: Timeline, num_warm: int) -> str:
 
 def _tell_truth(launch: Launch, timeline: Timeline, log: WrittenLog, until: int) -> dict[str, Any]:
     widths = Counter(len(p.batches) for p in timeline.outcome.passes)
-    outcomes = []
-    if launch.engine.max_delay_passes is not None:
-        for rank, counts in enumerate(count_outcomes(timeline, launch.engine.dp_size, until)):
-            for (estimation, _, reason, ran), count in sorted(counts.items()):
-                outcomes.append(
-                    {
-                        "dp_rank": rank,
-                        "input_estimation": estimation,
-                        "output_reason": reason,
-                        "actual_execution": ran,
-                        "count": count,
-                    }
-                )
-    iterations = []
-    for one in timeline.outcome.passes:
-        ranks = {}
-        for rank, batch in sorted(one.batches.items()):
-            line, stamp = log.lines[one.number, rank]
-            ranks[str(rank)] = {
-                "line": line,
-                "ts": stamp,
-                "new_seq": len(batch.members),
-                "new_token": batch.tokens,
-            }
-        iterations.append({"forward_iter": one.number, "ranks": ranks})
+    iterations = [describe_iteration(one, log.lines) for one in timeline.outcome.passes]
     return {
-        "source": "pdtrace simulate: the engine that wrote these files is known",
+        "source": SOURCE,
         "simulated": True,
         "num_iterations": len(iterations),
         "ranks_per_iteration": {str(w): n for w, n in sorted(widths.items())},
-        "prefill_delayer_outcomes": outcomes,
+        "prefill_delayer_outcomes": list_outcomes(count_until(launch, timeline, until)),
         "iterations": iterations,
     }

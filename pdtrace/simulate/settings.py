@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,12 +60,26 @@ class Launch:
         version: Release, as text.
         logging: What it writes down.
         seed: Of the run; printed as the engine's own.
+        host, port: Where it is served.
+        load_balance_method: Who chooses the rank of a request that names none.
+        context_len: Longest prompt, tokens.
+        otlp_endpoint: Where its spans are sent.
     """
 
     engine: EngineSettings
     version: str
     logging: Logging = field(default_factory=Logging)
     seed: int = 0
+    host: str = "127.0.0.1"
+    port: int = 30000
+    load_balance_method: str = "follow_bootstrap_room"
+    context_len: int = 40960
+    otlp_endpoint: str = "127.0.0.1:4317"
+
+    @property
+    def url(self) -> str:
+        """Where it is served, as a URL."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def release(self) -> tuple[int, int, int]:
@@ -78,10 +93,10 @@ class Launch:
         args: dict[str, Any] = {
             "model_path": MODEL,
             "tokenizer_path": MODEL,
-            "skip_tokenizer_init": True,
+            "skip_tokenizer_init": False,
             "load_format": "dummy",
-            "host": "127.0.0.1",
-            "port": 30000,
+            "host": self.host,
+            "port": self.port,
             "max_running_requests": None,
             "chunked_prefill_size": engine.chunk,
             "max_prefill_tokens": 16384,
@@ -104,9 +119,9 @@ class Launch:
             "enable_request_time_stats_logging": self.logging.has_time_stats,
             "enable_forward_pass_metrics": False,
             "enable_trace": True,
-            "otlp_traces_endpoint": "127.0.0.1:4317",
+            "otlp_traces_endpoint": self.otlp_endpoint,
             "dp_size": 1 if has_attn_dp else engine.dp_size,
-            "load_balance_method": "follow_bootstrap_room",
+            "load_balance_method": self.load_balance_method,
             "ep_size": engine.dp_size,
             "disable_radix_cache": True,
             "disable_cuda_graph": True,
@@ -118,3 +133,17 @@ class Launch:
         if has_attn_dp:
             args["attn_dp_size"] = engine.dp_size
         return args
+
+    def describe_server(self) -> dict[str, Any]:
+        """What the engine says of itself over HTTP."""
+        engine = self.engine
+        pool = int(engine.pool) if math.isfinite(engine.pool) else None
+        state = {"effective_max_running_requests_per_dp": engine.max_running_requests}
+        return self.list_server_args() | {
+            "status": "ready",
+            "simulated": True,
+            "max_total_num_tokens": pool,
+            "max_req_input_len": self.context_len - 1,
+            "internal_states": [dict(state) for _ in range(engine.dp_size)],
+            "version": self.version,
+        }

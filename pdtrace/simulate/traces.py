@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pdtrace.simulate.settings import MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     Span = dict[str, Any]
 
+SCOPE = "sglang server"
 HOST = "51ab0000"
 API_SERVER, CONTROLLER, FIRST_SCHEDULER = 4000, 4001, 4002
 SPANS_A_MESSAGE = 64  # as the engine's exporter sends them
@@ -24,32 +25,51 @@ SPANS_A_MESSAGE = 64  # as the engine's exporter sends them
 def write_traces(timeline: Timeline, rng: np.random.Generator) -> Iterator[str]:
     """One OTLP/JSON message a line, each of one process, in the order of time."""
     passes = {(p.number, p.rank): p for p in timeline.rank_passes}
-    waiting: dict[int, list[Span]] = {}
+    bundles = Bundles()
     for one in sorted(timeline.requests, key=lambda m: m.finished):
-        if not one.chunk_passes:
-            continue
-        for pid, spans in _trace_request(one, passes, rng).items():
-            held = waiting.setdefault(pid, [])
-            held += spans
+        if one.chunk_passes:
+            shown = [passes[number, one.request.rank] for number in one.chunk_passes]
+            yield from bundles.put(trace_request(one, shown, rng))
+    yield from bundles.empty()
+
+
+class Bundles:
+    """Collects the spans of every process, as the exporter in each would, into messages."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, list[Span]] = {}
+
+    def put(self, spans: dict[int, list[Span]]) -> Iterator[str]:
+        """Add spans, by process; gives the messages that are full."""
+        for pid, new in spans.items():
+            held = self._waiting.setdefault(pid, [])
+            held += new
             if len(held) >= SPANS_A_MESSAGE:
                 yield _wrap(pid, held)
                 held.clear()
-    for pid, held in sorted(waiting.items()):
-        if held:
-            yield _wrap(pid, held)
+
+    def empty(self) -> Iterator[str]:
+        """Messages of all that is left."""
+        for pid, held in sorted(self._waiting.items()):
+            if held:
+                yield _wrap(pid, held)
+        self._waiting.clear()
+
+
+def describe_process(pid: int) -> dict[str, object]:
+    """Attributes of a process, which all its spans carry."""
+    return {
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.name": "opentelemetry",
+        "service.name": "sglang",
+        "service.instance.id": f"simulated-{pid}",
+        "pdtrace.simulated": True,
+    }
 
 
 def _wrap(pid: int, spans: list[Span]) -> str:
-    resource = _attributes(
-        {
-            "telemetry.sdk.language": "python",
-            "telemetry.sdk.name": "opentelemetry",
-            "service.name": "sglang",
-            "service.instance.id": f"simulated-{pid}",
-            "pdtrace.simulated": True,
-        }
-    )
-    scope = {"scope": {"name": "sglang server"}, "spans": spans}
+    resource = _attributes(describe_process(pid))
+    scope = {"scope": {"name": SCOPE}, "spans": spans}
     message = {"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [scope]}]}
     return json.dumps(message, separators=(",", ":"))
 
@@ -132,9 +152,16 @@ class _Trace:
         return ids
 
 
-def _trace_request(
-    one: Moments, passes: dict[tuple[int, int], RankPass], rng: np.random.Generator
+def trace_request(
+    one: Moments, shown: Sequence[RankPass], rng: np.random.Generator
 ) -> dict[int, list[Span]]:
+    """The spans of a finished request, by process.
+
+    Args:
+        one: It.
+        shown: What its rank shows of each of its chunks.
+        rng: Of the ids.
+    """
     trace, rank, rid = _Trace(rng), one.request.rank, one.request.rid
     root = trace.new_id()
     trace.add_thread(
@@ -149,7 +176,7 @@ def _trace_request(
         CONTROLLER, "Prefill DP Controller", "Prefill DP Controller", root,
         [("dpc_dispatch", one.routing, one.routed, [])], {},
     )  # fmt: skip
-    chunks, events = _place_events(one, passes)
+    chunks, events = _place_events(one, shown)
     is_cut = len(chunks) > 1
     pid = FIRST_SCHEDULER + rank
     ids = trace.add_thread(
@@ -191,7 +218,7 @@ def _trace_request(
 
 
 def _place_events(
-    one: Moments, passes: dict[tuple[int, int], RankPass]
+    one: Moments, shown: Sequence[RankPass]
 ) -> tuple[list[tuple[int, int]], list[list[dict[str, Any]]]]:
     """Intervals of the chunks, and the schedule events of each.
 
@@ -201,8 +228,7 @@ def _place_events(
     starts = [one.selected, *one.chunk_ends[:-1]]
     chunks = list(zip(starts, one.chunk_ends, strict=True))
     events: list[list[dict[str, Any]]] = [[] for _ in chunks]
-    for number in one.chunk_passes:
-        seen = passes[number, one.request.rank]
+    for seen in shown:
         holder = max(k for k, start in enumerate(starts) if k == 0 or start <= seen.scheduled)
         values: dict[str, object] = {
             "bid": seen.bid,
