@@ -42,9 +42,15 @@ def show_values(values: Sequence[float | None], unit: str) -> list[str]:
     known = {v for v in values if v is not None}
     for digits in range(3, MOST_DIGITS):
         shown = [_number(v, unit, digits) for v in values]
-        if len({s for s in shown if s != UNKNOWN}) == len(known):
+        if len({_plain(s) for s in shown if s != UNKNOWN}) == len(known):
             break
     return shown
+
+
+def _plain(shown: str) -> str:
+    """Without zeros that say nothing: 30.0 % reads as 30 %."""
+    number, _, unit = shown.partition(" ")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
 
 
 def show_value(value: float | None, unit: str) -> str:
