@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     F64 = NDArray[np.float64]
 
 DEFAULT_TURN_S = 1.6e-3  # an idle scheduler turn on a GPU host, where spans do not tell it
+DEFAULT_TURN_RANGE_S = (1.0e-3, 2.2e-3)
+TURN_RANGE = (0.8, 1.25)  # turns told by spans were within a fifth of those with the delayer on
 MIN_SAMPLES = 8
 NUM_RESAMPLED_FITS = 4
 LEAST_DRIFT = 0.03  # two runs of one setting differ by a few per cent in the host's speed alone
@@ -27,10 +29,17 @@ LEAST_DRIFT = 0.03  # two runs of one setting differ by a few per cent in the ho
 
 @dataclass(frozen=True)
 class Setting:
-    """Delayer settings to try; ``max_delay_passes`` None or ≤ 1: the delayer never holds back."""
+    """A scenario to try.
+
+    Attributes:
+        max_delay_passes: Bound on delay passes; None or ≤ 1: the delayer never holds back.
+        token_usage_low_watermark: Share of the KV pool below which prefill is let through.
+        routing: How requests go to ranks: a name of :data:`pdtrace.delayer.routing.ROUTINGS`.
+    """
 
     max_delay_passes: int | None
     token_usage_low_watermark: float | None = None
+    routing: str = "recorded"
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,14 @@ class EngineModel:
             resampled passes.
         times: As ``replay_kernel`` takes them, seconds.
         turn_source: ``spans`` or ``default``: where the length of an idle turn comes from.
+        turn_range: Shortest and longest turn that this allows, seconds.
         idle_launch: Recorded durations of launching an idle batch, seconds.
         num_ranks, chunk, pool: DP ranks; token budget of a batch; KV tokens of a rank.
         rules: The negotiation.
         recorded: The setting that the recording was made with.
         drift: Relative scatter of the host's speed over the recording.
         touched: Requests that were under way during a stall; left out of every figure.
+        role: ``prefill``, ``decode`` or ``null`` (unified); None where nothing says it.
         notes: What was assumed.
     """
 
@@ -56,6 +67,7 @@ class EngineModel:
     costs: tuple[PassCost, ...]
     times: F64
     turn_source: str
+    turn_range: tuple[float, float]
     idle_launch: F64
     num_ranks: int
     chunk: float
@@ -64,6 +76,7 @@ class EngineModel:
     recorded: Setting
     drift: float
     touched: NDArray[np.bool_]
+    role: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -92,10 +105,14 @@ def fit_engine(
     blocking = is_blocking(passes)
     pickup, turn = _measure_turns(load, passes)
     source = "spans" if turn is not None else "default"
-    if turn is None:
+    turn_range = DEFAULT_TURN_RANGE_S
+    if turn is not None:
+        turn_range = (turn * TURN_RANGE[0], turn * TURN_RANGE[1])
+    else:
         turn = DEFAULT_TURN_S
         notes.append(
-            f"the length of an idle scheduler turn is not recorded; {turn * 1e3:.1f} ms is assumed"
+            f"the length of an idle scheduler turn is not recorded; {turn * 1e3:.1f} ms is assumed "
+            f"({turn_range[0] * 1e3:.1f} to {turn_range[1] * 1e3:.1f} ms)"
         )
     taking = _quantile(load.selected - load.picked, 0.25, 0.0009)
     launching = _quantile(_selection_to_launch(load, passes), 0.25, 0.0017)
@@ -130,6 +147,7 @@ def fit_engine(
         costs=(cost, *refits),
         times=times,
         turn_source=source,
+        turn_range=turn_range,
         idle_launch=_idle_launches(passes, cost),
         num_ranks=run.dp_size,
         chunk=chunk,
@@ -138,6 +156,7 @@ def fit_engine(
         recorded=recorded,
         drift=max(LEAST_DRIFT, _measure_drift(cost)),
         touched=_touched(load, cost),
+        role=engine.role,
         notes=tuple(notes),
     )
 

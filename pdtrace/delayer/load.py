@@ -36,6 +36,8 @@ class Load:
             is a client log, otherwise receipt and completion at the engine.
         first: Receipt by the engine, from which its time to first token counts.
         done: Completion at the engine.
+        hold: How long its KV was held after its forward (the transfer), seconds; 0 where nothing
+            says it.
     """
 
     origin_ns: int
@@ -51,6 +53,7 @@ class Load:
     finish: F64
     first: F64
     done: F64
+    hold: F64
 
     def __len__(self) -> int:
         return len(self.arrival)
@@ -114,6 +117,7 @@ def read_load(requests: pl.DataFrame) -> Load:
         return out
 
     cached = rows["num_cached_tokens"].cast(pl.Float64).fill_null(0.0).clip(0.0).to_numpy()
+    held = seconds("transferred") - seconds("forward_end")
     both = rows["sent"].is_not_null() & rows["answered"].is_not_null()
     has_client = int(both.sum()) > 0.5 * len(rows)
     return Load(
@@ -130,6 +134,7 @@ def read_load(requests: pl.DataFrame) -> Load:
         finish=seconds("answered") if has_client else seconds("finished", "transferred"),
         first=seconds("arrived", "received"),
         done=seconds("finished", "transferred"),
+        hold=np.maximum(np.nan_to_num(held), 0.0),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from pdtrace.delayer.pass_cost import PassCost
 from pdtrace.delayer.policy_kernel import pack_settings
 from pdtrace.delayer.records import PolicyConfig
 from pdtrace.delayer.replay_kernel import run_engine
+from pdtrace.delayer.routing import BY_NAME, assign_ranks
 from pdtrace.errors import InputError, UsageError
 
 __all__ = ["EngineModel", "Prediction", "Setting", "fit_engine", "predict"]
@@ -42,8 +44,13 @@ QUANTITIES = (
     "prefill_throughput_tok_s",
 )
 COUNTS = QUANTITIES[:3]
+WAITS = ("num_waits", "num_near_bound")  # what a replay tells beside
 MIN_COUNT = 50  # iterations from which their number is worth scaling by
 NEARNESS = 6
+REPLAYED_REQUESTS = 60_000  # a long load averages over its own passes, so fewer repeats do
+FEWEST_REPEATS, MOST_REPEATS = 3, 14
+NUM_THREADS = 2
+COUNTING = Lock()  # counts are added up over replays in several threads
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ def replay_once(
     seed: int,
     cost: PassCost,
     turn_factor: float = 1.0,
+    usage: I64 | None = None,
 ) -> dict[str, float]:
     """One replay of the whole load; figures of the chosen requests.
 
@@ -143,9 +151,19 @@ def replay_once(
         seed: Of the draws.
         cost: Pass cost to use.
         turn_factor: By which the length of an idle or delayed turn is scaled.
+        usage: 1001 counts that waits are added to, by KV pool usage in thousandths; None: not told.
+
+    Raises:
+        UsageError: A watermark is asked for, and the size of the KV pool is not known.
     """
     load = model.load
     passes = setting.max_delay_passes or 0
+    if passes > 1 and setting.token_usage_low_watermark is not None and np.isinf(model.pool):
+        raise UsageError(
+            "a low watermark cannot be replayed: the recording does not tell the size of the KV "
+            "pool (the line max_total_num_tokens=… of the log, or /server_info)"
+        )
+    routing = BY_NAME[setting.routing]
     config = PolicyConfig(
         dp_size=model.num_ranks,
         max_delay_passes=max(passes, 1),
@@ -155,11 +173,15 @@ def replay_once(
     times[3:5] *= turn_factor
     trace = run_engine(
         pack_settings(config, model.rules), passes > 0, model.rules.mid_chunk_asks,
-        load.arrival, load.rank, load.tokens, model.num_ranks, model.chunk, model.pool,
+        load.arrival, assign_ranks(routing.name, load.rank, model.num_ranks), load.tokens,
+        model.num_ranks, model.chunk, model.pool,
         cost.theta, cost.expected, cost.excess, cost.time, cost.is_blocking, model.idle_launch,
-        times, NEARNESS, seed, np.zeros(len(load)), 0,
+        times, NEARNESS, seed, load.hold, routing.rule,
     )  # fmt: skip
     finish, first, final, width, batch, busy, delays = trace[:7]
+    if usage is not None:
+        with COUNTING:
+            usage += trace.usage
     inside = np.ones(len(width), bool)
     held = float(delays.sum())
     if not chosen.all():
@@ -184,6 +206,8 @@ def replay_once(
         "ttft_p50_s": _percentile(ttft[keep], 50) or np.nan,
         "ttft_p99_s": _percentile(ttft[keep], 99) or np.nan,
         "prefill_throughput_tok_s": float(batch[inside].sum() / max(busy[inside].sum(), 1e-9)),
+        "num_waits": float(trace.num_waits),
+        "num_near_bound": float(trace.num_near_bound),
     }
 
 
@@ -210,10 +234,52 @@ def predict(
         measured: Of the recording.
         repeats: Replays of each setting; None: fewer for long loads, which average by themselves.
     """
-    if not len(model.load):
-        raise InputError("nothing to replay: no request")
-    repeats = repeats or choose_repeats(model)
-    own = repeat_replay(model, model.recorded, chosen, repeats)
+    recorded, *tried = replay_settings(model, [model.recorded, *settings], chosen, repeats)
+    bias = measure_bias(recorded, measured)
+    out = []
+    for setting, figures in zip(settings, tried, strict=True):
+        values: dict[str, float | None] = {}
+        intervals: dict[str, tuple[float, float]] = {}
+        for q in QUANTITIES:
+            point, low, high = bias.place(q, figures[q], model.drift)
+            values[q] = point if np.isfinite(point) else None
+            if values[q] is not None:
+                intervals[q] = (low, high)
+        out.append(Prediction(setting, values, intervals))
+    return out
+
+
+@dataclass(frozen=True)
+class Bias:
+    """How far the replay is off on the recording itself.
+
+    Attributes:
+        factor: By which counts of iterations are scaled.
+        error: Relative error of each quantity that was measured.
+    """
+
+    factor: float
+    error: dict[str, float]
+
+    def place(self, quantity: str, drawn: F64, drift: float) -> tuple[float, float, float]:
+        """Point, low and high of an absolute quantity from repeated replays.
+
+        Args:
+            quantity: One of ``QUANTITIES``.
+            drawn: Its values, one a repeat.
+            drift: Relative scatter of the host's speed between runs.
+        """
+        sample = drawn[np.isfinite(drawn)] * (self.factor if quantity in COUNTS else 1.0)
+        if not len(sample):
+            return (float("nan"),) * 3
+        value = float(sample.mean())
+        half = spread_of(sample)
+        half = float(np.hypot(half, 1.64 * drift * value)) + self.error.get(quantity, 0.0) * value
+        return value, max(0.0, value - half), value + half
+
+
+def measure_bias(own: dict[str, F64], measured: dict[str, float | None]) -> Bias:
+    """Compare replays of the recording's own setting with the recording."""
     counted, found = measured["num_iterations"] or 0.0, float(own["num_iterations"].mean())
     factor = 1.0
     if counted >= MIN_COUNT and found > 0:
@@ -223,43 +289,75 @@ def predict(
         for q in QUANTITIES
         if (m := measured.get(q)) and np.isfinite(own[q]).any()
     }
-    out = []
-    for setting in settings:
-        values: dict[str, float | None] = {}
-        intervals: dict[str, tuple[float, float]] = {}
-        for q, drawn in repeat_replay(model, setting, chosen, repeats).items():
-            sample = drawn[np.isfinite(drawn)] * (factor if q in COUNTS else 1.0)
-            if not len(sample):
-                values[q] = None
-                continue
-            value = float(sample.mean())
-            spread = float(sample.std(ddof=1)) if len(sample) > 1 else 0.0
-            half = 1.64 * np.hypot(spread, model.drift * value) + error.get(q, 0.0) * value
-            values[q] = value
-            intervals[q] = (max(0.0, value - half), value + half)
-        out.append(Prediction(setting, values, intervals))
-    return out
+    return Bias(factor, error)
+
+
+def spread_of(sample: F64) -> float:
+    """Half of the interval that nine in ten further draws like these fall into."""
+    n = len(sample)
+    if n < 2:
+        return 0.0
+    z, v = 1.645, n - 1.0
+    student = 2.92 if n == 3 else z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3) / (96 * v**2)
+    return float(student * np.sqrt(1 + 1 / n) * sample.std(ddof=1))
 
 
 def choose_repeats(model: EngineModel) -> int:
     """Replays of each setting: a long load averages over its own passes."""
-    return 14 if len(model.load) < 20_000 else 3
+    return int(np.clip(REPLAYED_REQUESTS // max(len(model.load), 1), FEWEST_REPEATS, MOST_REPEATS))
 
 
-def repeat_replay(
-    model: EngineModel, setting: Setting, chosen: NDArray[np.bool_], repeats: int
-) -> dict[str, F64]:
-    """Figures of repeated replays: quantity → one value a repeat.
+def replay_settings(
+    model: EngineModel,
+    settings: Sequence[Setting],
+    chosen: NDArray[np.bool_],
+    repeats: int | None = None,
+    *,
+    turn_s: float | None = None,
+    usage: I64 | None = None,
+) -> list[dict[str, F64]]:
+    """Figures of repeated replays of each setting: quantity → one value a repeat.
 
     Equal repeats of two settings share fit, turn and seed, so their ratio is of the settings.
-    """
 
-    def one(k: int) -> dict[str, float]:
+    Args:
+        model, settings, chosen: What to replay, how, and whose figures.
+        repeats: Of each setting; None: fewer for long loads.
+        turn_s: Length of a delayed turn, seconds; None: drawn from its range.
+        usage: As in :func:`replay_once`; of all replays.
+    """
+    if not len(model.load):
+        raise InputError("nothing to replay: no request")
+    repeats = repeats or choose_repeats(model)
+    low, high = (np.log(t / model.times[3]) for t in model.turn_range)
+
+    def one(task: tuple[int, int]) -> dict[str, float]:
+        at, k = task
         # Every other repeat uses the fit to all passes, the others one to resampled passes.
         cost = model.costs[0] if k % 2 == 0 else model.costs[1 + (k // 2) % (len(model.costs) - 1)]
-        factor = 1.0 if k == 0 else float(np.exp(np.linspace(-0.22, 0.22, 7)[k % 7]))
-        return replay_once(model, setting, chosen, seed=k, cost=cost, turn_factor=factor)
+        factor = 1.0 if k == 0 else float(np.exp(low + (high - low) * spread_evenly(k)))
+        if turn_s is not None:
+            factor = turn_s / float(model.times[3])
+        return replay_once(
+            model, settings[at], chosen, seed=k, cost=cost, turn_factor=factor,
+            usage=usage,
+        )  # fmt: skip
 
-    with ThreadPoolExecutor(2) as pool:
-        rows = list(pool.map(one, range(repeats)))
-    return {q: np.array([row[q] for row in rows]) for q in QUANTITIES}
+    tasks = [(at, k) for at in range(len(settings)) for k in range(repeats)]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        rows = list(pool.map(one, tasks))
+    return [
+        {
+            q: np.array([row[q] for row in rows[at * repeats : (at + 1) * repeats]])
+            for q in (*QUANTITIES, *WAITS)
+        }
+        for at in range(len(settings))
+    ]
+
+
+def spread_evenly(k: int) -> float:
+    """The kth of a series that fills 0 to 1 evenly wherever it ends (van der Corput, base 3)."""
+    out, share = 0.0, 1 / 3
+    while k:
+        out, k, share = out + share * (k % 3), k // 3, share / 3
+    return out
