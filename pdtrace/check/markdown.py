@@ -82,7 +82,7 @@ def _encode(text: str) -> bytes:
 
 def _blocks(result: CheckResult, strip: Strip | None) -> Iterator[str]:
     md = show_in_markdown
-    yield f"## {SIGNS[result.verdict]} pdtrace check\n\n**{md(headline(result))}**\n"
+    yield f"\n## {SIGNS[result.verdict]} pdtrace check\n\n**{md(headline(result))}**\n"
     for i, reason in enumerate(result.reasons):
         yield f"{'' if i else chr(10)}- {md(reason)}\n"
     if result.findings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from typing import TYPE_CHECKING
 
 from pdtrace.check.text import COLUMNS, finding_cells
@@ -41,7 +42,7 @@ SIGNS = {
     Verdict.UNCOMPARABLE: "?",
 }
 WIDTH, HEIGHT = 260, 18
-REACH = 3.0  # limits to either side of no change; what lies beyond is drawn at the end
+REACH = 30.0  # limits to either side of no change; what lies beyond is drawn at the end
 
 
 def render_check_page(result: CheckResult, strip: Strip | None = None) -> str:
@@ -73,8 +74,8 @@ def _lines(result: CheckResult, strip: Strip | None) -> Iterator[str]:
         yield "<h2>Findings</h2>"
         yield (
             '<p class="note">The red line is the limit, the dashed one no change, worse is to the '
-            "right; dot: the change, bar: its 95 % interval. Of a bound on the value itself, the "
-            "dot is the value.</p>"
+            "right, ever closer together beyond the limit. Dot: the change; bar: its 95 % "
+            "interval. Of a bound on the value itself, the dot is the value.</p>"
         )
         yield from _table(result)
     for finding in sort_by_gravity(result.findings):
@@ -150,4 +151,6 @@ def _draw(finding: Finding) -> str:
 
 
 def _place(limits: float) -> float:
-    return WIDTH / 2 + max(-REACH, min(REACH, limits)) / REACH * (WIDTH / 2 - 6)
+    """Where a change stands: evenly within the limit, ever closer together beyond."""
+    reach = math.asinh(max(-REACH, min(REACH, limits))) / math.asinh(REACH)
+    return WIDTH / 2 + reach * (WIDTH / 2 - 6)

@@ -95,12 +95,12 @@ def show_change(change: float | None, finding: Finding) -> str:
     if change is None:
         return UNKNOWN
     sign = "+" if change > 0 else "−" if change < 0 else "±"
+    size = abs(change) * 100
+    percent = _digits(size, 2 if size < 10 else 3)
     if finding.scale == "relative":
-        if change >= 9:
-            return f"×{1 + change:,.3g}"
-        return f"{sign}{_digits(abs(change) * 100, 2 if abs(change) < 0.1 else 3)} %"
+        return f"×{1 + change:,.3g}" if change >= 9 else f"{sign}{percent} %"
     if finding.unit == "ratio":
-        return f"{sign}{_digits(abs(change) * 100, 2 if abs(change) < 0.1 else 3)} points"
+        return f"{sign}{percent} {'point' if percent == '1' else 'points'}"
     return f"{sign}{show_value(abs(change), finding.unit)}"
 
 

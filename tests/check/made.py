@@ -1,4 +1,4 @@
-"""Results of checks made by hand, for what writes them; names and texts as hostile as logs can be."""
+"""Results of checks made by hand, for what writes them; some as hostile as a log can be."""
 
 from __future__ import annotations
 
@@ -134,6 +134,4 @@ def hostile() -> CheckResult:
         HOSTILE, HOSTILE, HOSTILE, "rule", Verdict.FAIL, 1.0, None, HOSTILE, HOSTILE,
         where=where, rule_source=HOSTILE,
     )  # fmt: skip
-    return CheckResult(
-        Verdict.FAIL, (found,), (HOSTILE,), (run,), HOSTILE, HOSTILE, (HOSTILE,)
-    )
+    return CheckResult(Verdict.FAIL, (found,), (HOSTILE,), (run,), HOSTILE, HOSTILE, (HOSTILE,))
