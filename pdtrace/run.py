@@ -17,6 +17,7 @@ from pdtrace.schema import (
     AGREEMENT,
     COUNTERS,
     DECISIONS,
+    DELAY_EPISODES,
     EVENTS,
     ITERATIONS,
     RANK_PASSES,
@@ -303,6 +304,7 @@ class Run:
         counters: As in ``Recording``.
         stages: Table ``request_stages``; empty where no source knows requests.
         agreement: Table ``agreement``; empty before the sources were compared.
+        episodes: Table ``delay_episodes`` without its costs; empty where no source knows requests.
     """
 
     engine: EngineInfo
@@ -317,6 +319,7 @@ class Run:
     counters: pl.DataFrame = field(default_factory=COUNTERS.empty)
     stages: pl.DataFrame = field(default_factory=REQUEST_STAGES.empty)
     agreement: pl.DataFrame = field(default_factory=AGREEMENT.empty)
+    episodes: pl.DataFrame = field(default_factory=DELAY_EPISODES.empty)
 
     def __iter__(self) -> Iterator[Part]:
         return iter(self.parts)

@@ -35,6 +35,9 @@ CAUSE_DETAILS = (
     "arrived_after_selection", "in_bootstrap", "not_selected", "nothing_arrived", "withheld",
     "arrived_while_running",
 )  # fmt: skip
+WAIT_ENDS = ("fused", "timeout", "watermark", "open", "unknown")
+PASSES_SOURCES = ("counted", "limit", "estimated")
+PASS_SOURCES = ("timeouts", "pickups", "default")
 VERDICTS = ("agrees", "differs", "not_comparable")
 CHANGE_VERDICTS = ("better", "worse", "same", "inconclusive", "unmeasured")
 
@@ -382,8 +385,8 @@ REQUEST_STAGES = Table(
         Column(
             "held_by",
             pl.Enum(HOLDS),
-            "of pickup and waiting: delayer: no forward ran and prefill was withheld; forward: one "
-            "ran; loop: the scheduler's own time",
+            "of pickup and waiting: delayer: prefill was withheld; forward: one ran; loop: the "
+            "scheduler's own time",
             nullable=True,
         ),
         Column("iteration", pl.UInt32, "of forward: the iteration of the chunk", nullable=True),
@@ -392,6 +395,121 @@ REQUEST_STAGES = Table(
         Column("is_estimated", pl.Boolean, "an end of it is inferred, not read"),
         Column(
             "note", pl.String, "of unknown and shortened stretches: what is missing", nullable=True
+        ),
+    ),
+)
+
+DELAY_EPISODES = Table(
+    "delay_episodes",
+    "one episode in which the negotiation withheld prefill",
+    (
+        Column("episode", pl.UInt32, "number of the row within the run, in order of time"),
+        Column("engine_run", pl.UInt16, "0-based count of engine starts before it"),
+        Column(
+            "begin",
+            TIME,
+            "from when a request could have been running and was withheld; null where no source "
+            "knows requests",
+            nullable=True,
+        ),
+        Column("end", TIME, "when prefill was allowed, or the recording ended", nullable=True),
+        Column("wait", SPAN, "wall time between", nullable=True),
+        Column(
+            "iteration", pl.UInt32, "the iteration that ended it; null: none did", nullable=True
+        ),
+        Column(
+            "ended_by",
+            pl.Enum(WAIT_ENDS),
+            "fused: every rank had a request; timeout: the wait ran out; watermark: the KV pool "
+            "was under the low watermark; open: the recording ended before; unknown",
+        ),
+        Column("is_observed", pl.Boolean, "a line says how it ended; false: inferred from who ran"),
+        Column(
+            "num_prefillable",
+            pl.UInt16,
+            "ranks that had a request at its end",
+            "ranks",
+            nullable=True,
+        ),
+        Column(
+            "held_ranks",
+            pl.String,
+            "ranks whose requests were withheld, comma between",
+            nullable=True,
+        ),
+        Column(
+            "joined_ranks",
+            pl.String,
+            "ranks of requests that came in its course and ran in the iteration that ended it",
+            nullable=True,
+        ),
+        Column("num_held", pl.UInt32, "requests withheld", "requests", nullable=True),
+        Column("num_joined", pl.UInt32, "requests that joined", "requests", nullable=True),
+        Column(
+            "held",
+            pl.String,
+            "requests withheld, JSON: a list of {dp_rank, rids} (ids are untrusted text)",
+            nullable=True,
+        ),
+        Column("joined", pl.String, "requests that joined, likewise", nullable=True),
+        Column(
+            "num_delay_passes",
+            pl.UInt32,
+            "scheduler passes on which prefill was withheld",
+            "passes",
+            nullable=True,
+        ),
+        Column(
+            "passes_source",
+            pl.Enum(PASSES_SOURCES),
+            "counted: the engine's counters tell; limit: a wait that runs out lasts "
+            "max_delay_passes − 1; estimated: time ÷ length of a pass",
+            nullable=True,
+        ),
+        Column("pass_s", pl.Float64, "length of a delay pass about then", "s", nullable=True),
+        Column(
+            "pass_source",
+            pl.Enum(PASS_SOURCES),
+            "timeouts: waits that ran out ÷ their passes; pickups: how unevenly requests are taken "
+            "in; default: of a usual host",
+            nullable=True,
+        ),
+        Column(
+            "request_seconds",
+            pl.Float64,
+            "Σ time that requests were withheld in it",
+            "s",
+            nullable=True,
+        ),
+        Column(
+            "ttft_ratio",
+            pl.Float64,
+            "that ÷ Σ time to first token of the requests withheld",
+            "ratio",
+            nullable=True,
+        ),
+        Column(
+            "num_saved_forwards",
+            pl.UInt32,
+            "estimate: forwards that its requests would have taken had each run as soon as it "
+            "could, less the one they took",
+            "forwards",
+            nullable=True,
+        ),
+        Column(
+            "saved_s",
+            pl.Float64,
+            "estimate: time of these forwards less that of the one they took; negative where "
+            "running together took longer",
+            "s",
+            nullable=True,
+        ),
+        Column(
+            "saved_idle_rank_s",
+            pl.Float64,
+            "estimate: idle rank time in these forwards less that in the one they took",
+            "s",
+            nullable=True,
         ),
     ),
 )
@@ -476,7 +594,7 @@ COMPARISONS = Table(
 )
 
 TABLES = (
-    EVENTS, DECISIONS, REQUESTS, COUNTERS, ITERATIONS, RANK_PASSES, REQUEST_STAGES,
+    EVENTS, DECISIONS, REQUESTS, COUNTERS, ITERATIONS, RANK_PASSES, REQUEST_STAGES, DELAY_EPISODES,
     TTFT_BREAKDOWN, IDLE_CAUSES, AGREEMENT, METRICS, COMPARISONS,
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """What several tables say together: where a request's time went, why ranks idled, who agrees.
 
 :func:`explain_run` puts the results into a run, where metrics, reports and figures find them as
-tables: ``Run.stages`` and the column ``cause`` of ``rank_passes``.
+tables: ``Run.stages``, ``Run.episodes`` and the column ``cause`` of ``rank_passes``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def explain_run(run: Run, joined: pl.DataFrame) -> Run:
-    """Add the stages of requests and the causes of idle passes to a run.
+    """Add the stages of requests, the delay episodes and the causes of idle passes to a run.
 
     Args:
         run: The run with its iterations rebuilt.
@@ -34,10 +34,14 @@ def explain_run(run: Run, joined: pl.DataFrame) -> Run:
         settle_iterations,
     )
     from pdtrace.joined.stages import build_stages  # noqa: PLC0415 (likewise)
+    from pdtrace.joined.waits import find_waits  # noqa: PLC0415 (likewise)
 
     passes = read_passes(run)
     links = link_requests(joined, passes)
     settled = settle_iterations(joined, passes, links)
-    stages = build_stages(joined, passes, links, settled, run)
+    waits = find_waits(joined, passes, links, settled, run)
+    stages = build_stages(joined, passes, links, settled, waits, run.engine.delayer.enabled)
     causes = find_causes(joined, passes, links, settled, run)
-    return replace(run, stages=stages, parts=ExplainedParts(run.parts, causes))
+    return replace(
+        run, stages=stages, episodes=waits.episodes, parts=ExplainedParts(run.parts, causes)
+    )

@@ -17,7 +17,7 @@ from pdtrace.schema import REQUEST_STAGES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pdtrace.run import Run
+    from pdtrace.joined.waits import Waits
 
     I64 = NDArray[np.int64]
     Rows = dict[str, I64]
@@ -39,35 +39,31 @@ ENDS = (
 RECEIVED, SELECTED, FORWARD_END, FINISHED = 4, 6, 7, 9  # columns of ENDS
 HOLDERS = ("loop", "forward", "delayer", None)  # −1 is the last
 LOOP, FORWARD, DELAYER = 0, 1, 2
-DEFAULT_PASS_NS = 1_600_000  # a pass of an idle scheduler on a GPU host: 1.0 to 2.2 ms
-SHORTEST_PASS_NS = 500_000
-FEWEST_GAPS = 20
-FEWEST_WAITS = 5
-TOLD_SHARE = 0.9
-EARLY_NS = 2_000_000  # lines are stamped to a millisecond
-NEAR_NS = 20_000_000  # the negotiation's line is printed just before the selection
 OUT_OF_ORDER_NS = 1_000_000
 
 
 def build_stages(
-    joined: pl.DataFrame, passes: Passes, links: pl.DataFrame, settled: I64, run: Run
+    joined: pl.DataFrame,
+    passes: Passes,
+    links: pl.DataFrame,
+    settled: I64,
+    waits: Waits,
+    delayer: bool | None,
 ) -> pl.DataFrame:
     """Lay out the stretches of every request.
 
     A stretch of ``pickup`` or ``waiting`` is held by a ``forward`` while one ran on the engine
-    (last selection of an iteration to its last report). What remains of ``waiting`` is held by the
-    ``delayer`` if it is on, the remainder is longer than two passes of the idle scheduler, and the
-    request was not released by the watermark; from it, the time that a request waits which nobody
-    withholds is taken as ``loop``, at its beginning. A ``pickup`` while others were so withheld is
-    held by the delayer too. Everything else is ``loop``. ``forward`` is cut at the reports of its
-    chunks.
+    (last selection of an iteration to its last report), and by the ``delayer`` in its episodes:
+    ``waiting`` after the time that a request waits which nobody withholds, ``pickup`` while no
+    forward ran. Everything else is ``loop``. ``forward`` is cut at the reports of its chunks.
 
     Args:
         joined: Table ``requests``, one row a request.
         passes: The prefill passes of the run.
         links: As :func:`pdtrace.joined.passes.link_requests` gives them for ``joined``.
         settled: As :func:`pdtrace.joined.passes.settle_iterations` gives it.
-        run: The run, for the delayer's settings and decisions.
+        waits: As :func:`pdtrace.joined.waits.find_waits` gives it.
+        delayer: Whether it was on; None: not known.
 
     Returns:
         Table ``request_stages``, in order of request and time. A request of which fewer than two
@@ -79,7 +75,7 @@ def build_stages(
     rows["is_estimated"] |= (rows["column"] == FORWARD_END) & is_inferred[rows["request"]]
     rows = _cut_chunks(rows, passes, links)
     busy = join_stretches(settled, passes.iterations["report"].to_numpy())
-    rows = _cut_waits(rows, busy, len(passes.rank), run)
+    rows = _cut_waits(rows, busy, waits, delayer)
     return _as_table(rows, notes, passes, joined)
 
 
@@ -197,85 +193,40 @@ def _cut_chunks(rows: Rows, passes: Passes, links: pl.DataFrame) -> Rows:
     return out
 
 
-def _cut_waits(rows: Rows, busy: I64, num_batches: int, run: Run) -> Rows:
+def _cut_waits(rows: Rows, busy: I64, waits: Waits, delayer: bool | None) -> Rows:
     """Say what held each stretch of pickup and waiting."""
-    pass_ns, loop_ns = _usual_times(rows, busy, run)
     rows, running = _split(rows, np.isin(rows["column"], (RECEIVED, SELECTED)), busy)
-    waits = np.isin(rows["column"], (RECEIVED, SELECTED))
-    rows["held"] = np.where(waits, np.where(running, FORWARD, LOOP), -1)
-    delayer = run.engine.delayer.enabled
-    is_told = delayer is True or run.decisions.height > 0
-    if delayer is False or not is_told or _never_withholds(run, num_batches):
+    ours = np.isin(rows["column"], (RECEIVED, SELECTED))
+    rows["held"] = np.where(ours, np.where(running, FORWARD, LOOP), -1)
+    if waits.episodes.is_empty():
+        if delayer is not False:
+            rows["is_estimated"] |= rows["held"] == LOOP
         return rows
-    withheld = (rows["held"] == LOOP) & (rows["column"] == SELECTED)
-    withheld &= rows["end"] - rows["start"] > 2 * pass_ns
-    withheld &= ~_is_near(rows["end"], run, "token_watermark")
-    rows = _cut_heads(rows, withheld, loop_ns)
-    held = rows["held"] == DELAYER
-    windows = join_stretches(rows["start"][held], rows["end"][held])
+    begin, end = (waits.episodes[c].dt.epoch("ns").to_numpy() for c in ("begin", "end"))
+    windows = join_stretches(begin, end)
+    # In an episode a forward can only have gone on with a prompt: what waits beside it is withheld.
+    queued = (rows["column"] == SELECTED) & (overlap(windows, rows["start"], rows["end"]) > 0)
+    first = np.r_[True, rows["request"][1:] != rows["request"][:-1]]
+    first |= np.r_[True, rows["column"][1:] != rows["column"][:-1]]
+    rows, is_head = _cut_heads(rows, queued & first, waits.look_ns)
+    queued = (rows["column"] == SELECTED) & ~is_head
     idle = (rows["column"] == RECEIVED) & (rows["held"] == LOOP)
-    rows, inside = _split(rows, idle, windows)
+    rows, inside = _split(rows, queued | idle, windows)
     rows["held"] = np.where(inside, DELAYER, rows["held"])
     rows["is_estimated"] |= np.isin(rows["held"], (LOOP, DELAYER))
     return rows
 
 
-def _usual_times(rows: Rows, busy: I64, run: Run) -> tuple[float, float]:
-    """Length of a pass of the idle scheduler, and the usual wait of a request nobody withholds.
-
-    A wait that ran out lasted as many passes as the delayer waits at most. Without such lines: a
-    request reaches an idle engine at any moment of a pass, so the times until it is picked up are
-    spread evenly over one; their lower half spans half a pass, and disturbances lengthen the upper.
-    """
-    took = rows["end"] - rows["start"]
-    free = overlap(busy, rows["start"], rows["end"]) == 0
-    waits = free & (rows["column"] == SELECTED)
-    pass_ns = float(DEFAULT_PASS_NS)
-    gaps = took[free & (rows["column"] == RECEIVED)]
-    most = run.engine.delayer.max_delay_passes or 0
-    ran_out = waits & _is_near(rows["end"], run, "wait_timeout")
-    if most > 1 and ran_out.sum() >= FEWEST_WAITS:
-        pass_ns = float(np.median(took[ran_out])) / (most - 1)
-    elif len(gaps) >= FEWEST_GAPS:
-        low, middle = np.quantile(gaps, [0.1, 0.5])
-        pass_ns = max(float(middle - low) / 0.4, SHORTEST_PASS_NS)
-    short = took[waits & (took <= 2 * pass_ns)]
-    return pass_ns, float(np.median(short)) if len(short) else 0.5 * pass_ns
-
-
-def _cut_heads(rows: Rows, chosen: NDArray[np.bool_], head_ns: float) -> Rows:
-    """Cut the first ``head_ns`` off the chosen stretches; what follows is the delayer's."""
+def _cut_heads(
+    rows: Rows, chosen: NDArray[np.bool_], head_ns: float
+) -> tuple[Rows, NDArray[np.bool_]]:
+    """Cut the first ``head_ns`` off the chosen stretches; whether each piece is such a head."""
     out, at, turn = _repeat(rows, 1 + chosen.astype(np.int64))
     cut = np.minimum(rows["start"] + int(head_ns), rows["end"])[at]
     chosen = chosen[at]
     out["end"] = np.where(chosen & (turn == 0), cut, out["end"])
     out["start"] = np.where(turn == 1, cut, out["start"])
-    out["held"] = np.where(turn == 1, DELAYER, out["held"])
-    return out
-
-
-def _never_withholds(run: Run, num_batches: int) -> bool:
-    """Whether the delayer's outcomes are known of nearly all batches, and none is of a wait."""
-    told = run.decisions.filter(pl.col("count") > 0, pl.col("output_reason").cast(pl.String) != "")
-    reasons = told["output_reason"].cast(pl.String)
-    if reasons.is_in(["delay", "wait_success", "wait_timeout"]).any():
-        return False
-    executed = told.filter("actual_execution").group_by("source").agg(pl.col("count").sum())
-    most = executed["count"].max()
-    return most is not None and float(str(most)) >= TOLD_SHARE * num_batches
-
-
-def _is_near(at: I64, run: Run, reason: str) -> NDArray[np.bool_]:
-    """Whether the last line of a decision before each time is near, and of this reason."""
-    told = run.decisions.filter(pl.col("ts").is_not_null()).sort("ts")
-    if told.is_empty():
-        return np.zeros(len(at), np.bool_)
-    ts = told["ts"].dt.epoch("ns").to_numpy()
-    of_reason = (told["output_reason"].cast(pl.String) == reason).to_numpy()
-    before = np.searchsorted(ts, at + EARLY_NS, side="right") - 1
-    near = (before >= 0) & (at - ts[before] <= NEAR_NS)
-    out: NDArray[np.bool_] = near & of_reason[before]
-    return out
+    return out, chosen & (turn == 0)
 
 
 def _as_table(

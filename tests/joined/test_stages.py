@@ -58,8 +58,9 @@ def test_the_delayer_holds_a_request_on_an_idle_engine():
     ("delayer", "reason"), [(False, "wait_timeout"), (None, None), (True, "token_watermark")]
 )
 def test_nothing_is_held_without_a_waiting_delayer(delayer, reason):
-    """Off, not there, or let through by the watermark: the same wait is the loop's."""
-    lines = [] if reason is None else [decision(349.5, 0, reason)]
+    """Off, not there, or letting everything through by the watermark: the wait is the loop's."""
+    rows = [] if reason is None else [decision(b - 0.5, min(r), reason) for b, _, r in PASSES]
+    lines = [row | {"actual_execution": True} for row in rows]
     run = make_run(PASSES, [A, B, C], delayer=delayer, decisions=lines)
     assert [s for s in stages_of(run, "c") if s[0] == "waiting"] == [("waiting", "loop", None, 45)]
 
