@@ -10,7 +10,7 @@ import polars as pl
 from pdtrace.schema import CAUSES, HOLDS, IDLE_CAUSES, STAGES, TTFT_BREAKDOWN
 
 if TYPE_CHECKING:
-    from pdtrace.run import Run
+    from pdtrace.run import Part, Run
 
 OUTSIDE = ("sending", "returning")  # by the client's clock, not of the engine
 
@@ -118,7 +118,7 @@ def count_causes(run: Run) -> pl.DataFrame:
     """
     is_told = not run.requests.is_empty()
     found: list[pl.DataFrame] = []
-    before = pl.DataFrame(schema={"dp_rank": pl.UInt16, "left": pl.Boolean})
+    before = nothing_left()
     for part in run:
         if is_told:
             idle = part.rank_passes.filter(pl.col("role").cast(pl.String) == "idle").select(
@@ -128,7 +128,7 @@ def count_causes(run: Run) -> pl.DataFrame:
                 pl.lit(1).alias("num"),
             )
         else:
-            idle, before = _idle_of_log(part.select(*_OF_LINES), part.iterations, before, run)
+            idle, before = read_idle_of_log(part, before, run)
         found.append(
             idle.group_by("cause", "cause_detail").agg(pl.col("num").sum(), pl.col("ns").sum())
         )
@@ -145,10 +145,26 @@ def count_causes(run: Run) -> pl.DataFrame:
     return IDLE_CAUSES.conform(table).sort("cause", "cause_detail", nulls_last=True)
 
 
-def _idle_of_log(
-    events: pl.DataFrame, iterations: pl.DataFrame, before: pl.DataFrame, run: Run
+def nothing_left() -> pl.DataFrame:
+    """What the ranks left behind before the first part: nothing."""
+    return pl.DataFrame(schema={"dp_rank": pl.UInt16, "left": pl.Boolean})
+
+
+def read_idle_of_log(
+    part: Part, before: pl.DataFrame, run: Run
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Idle passes of a part as its lines alone tell them; what each rank left behind at its end."""
+    """Idle passes of a part as its lines alone tell them; what each rank left behind at its end.
+
+    Args:
+        part: The part.
+        before: What each rank left behind at the end of the part before.
+        run: The run, for the size of its chunks.
+
+    Returns:
+        ``iteration``, ``cause``, ``cause_detail`` (null), ``ns`` and ``num`` (idle ranks) of every
+        iteration; and ``dp_rank``, ``left``.
+    """
+    events, iterations = part.select(*_OF_LINES), part.iterations
     full = pl.col("num_new_tokens") >= (run.engine.chunked_prefill_size or 1)
     lines = (
         events.filter(pl.col("iteration").is_not_null(), pl.col("kind") == "prefill")
@@ -167,6 +183,7 @@ def _idle_of_log(
     )
     going = lines.group_by("iteration").agg((pl.col("was") & pl.col("single")).all().alias("all"))
     table = iterations.join(going, on="iteration", how="left").select(
+        "iteration",
         pl.when(pl.col("all").fill_null(value=False))
         .then(pl.lit("other_rank_mid_chunk"))
         .otherwise(pl.lit("unknown"))

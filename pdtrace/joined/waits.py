@@ -60,6 +60,7 @@ class Releases:
         joined: Since when the last rank had one.
         num_ranks: Ranks that had one.
         is_known: Whether it is known since when each of them had it.
+        is_strange: Of every iteration: whether it ran requests that could not be followed.
     """
 
     row: I64
@@ -70,6 +71,7 @@ class Releases:
     joined: I64
     num_ranks: I64
     is_known: Flags
+    is_strange: Flags
 
 
 def find_waits(
@@ -93,12 +95,13 @@ def find_waits(
     if followed.is_empty():
         return Waits(DELAY_EPISODES.empty())
     at = _find_releases(followed, passes, run)
-    reports = _first_reports(passes)
-    begin, before, idle = _measure_waits(at, reports, np.maximum.accumulate(settled))
+    launches, ends = _lay_out_forwards(at, passes, settled)
+    begin, before, idle = _measure_waits(at, launches, ends)
 
     ran_out = _match_lines(at, run, "wait_timeout")
     marked = _match_lines(at, run, "token_watermark")
     is_all = at.num_ranks >= run.dp_size
+    mark = run.engine.delayer.token_usage_low_watermark
     most = run.engine.delayer.max_delay_passes
     limit = None if most is None else most - 1
     busy = join_stretches(settled, passes.iterations["report"].to_numpy())
@@ -106,7 +109,7 @@ def find_waits(
     turns = measure_turns(
         idle,
         before,
-        ~is_all if ran_out is None else ran_out,
+        ~is_all & (not mark) if ran_out is None else ran_out,
         limit,
         (at.first - late)[is_all & at.is_known & (at.first > late)],
         queue_waits(followed["queued"].to_numpy(), followed["selected"].to_numpy(), busy),
@@ -118,14 +121,14 @@ def find_waits(
     num = np.where(before > 0, np.rint(num) + before, np.maximum(np.rint(num), 1))
     lasted = idle / turns.length + before
 
-    apart = _came_apart(at, before, reports, turns.length)
+    apart = _came_apart(at, begin, before, turns.length)
     waited = np.where(at.is_known, apart, lasted >= LONG_WAIT)
-    ends = _name_ends(is_all, waited, lasted, limit, ran_out, marked, run.engine)
-    has_limit = (ends == "timeout") & (limit is not None)
-    chosen = np.flatnonzero(ends != "")
-    by_line = np.zeros(len(ends), np.bool_)
+    how = _name_ends(is_all, waited, lasted, limit, ran_out, marked, run.engine)
+    has_limit = (how == "timeout") & (limit is not None)
+    chosen = np.flatnonzero(how != "")
+    by_line = np.zeros(len(how), np.bool_)
     for told in (ran_out, marked):
-        by_line |= np.zeros(len(ends), np.bool_) if told is None else told
+        by_line |= np.zeros(len(how), np.bool_) if told is None else told
     frame = pl.DataFrame(
         {
             "engine_run": at.engine_run,
@@ -133,13 +136,13 @@ def find_waits(
             "end": at.first,
             "wait": at.first - begin,
             "iteration": passes.iterations["iteration"].to_numpy()[at.row],
-            "ended_by": pl.Series(ends.tolist(), dtype=pl.String),
+            "ended_by": pl.Series(how.tolist(), dtype=pl.String),
             "is_observed": by_line,
             "num_prefillable": at.num_ranks,
             "num_delay_passes": np.where(has_limit, limit or 0, num).astype(np.int64),
             "passes_source": pl.Series(np.where(has_limit, "limit", "estimated").tolist()),
             "pass_s": turns.length / 1e9,
-            "pass_source": pl.Series([turns.source] * len(ends), dtype=pl.String),
+            "pass_source": pl.Series([turns.source] * len(how), dtype=pl.String),
         }
     )[chosen]
     stamps = (
@@ -187,14 +190,6 @@ def _follow(joined: pl.DataFrame, passes: Passes, links: pl.DataFrame) -> pl.Dat
     return mine.with_columns(first.alias("row"), last.alias("last_row"))
 
 
-def _first_reports(passes: Passes) -> I64:
-    """When the first rank of each iteration reported its result, in ns."""
-    numbers = passes.iterations["iteration"].cast(pl.Int64).to_numpy()
-    out = passes.iterations["report"].to_numpy().copy()
-    np.minimum.at(out, np.searchsorted(numbers, passes.iteration), passes.report)
-    return out
-
-
 def _find_releases(followed: pl.DataFrame, passes: Passes, run: Run) -> Releases:
     """Find the releases, and who could have run in each of them since when."""
     per = (
@@ -212,6 +207,7 @@ def _find_releases(followed: pl.DataFrame, passes: Passes, run: Run) -> Releases
     num, is_known = np.zeros(len(row), np.int64), np.ones(len(row), np.bool_)
     asks_mid_chunk = _release(run.engine) >= MID_CHUNK_ASKS
     numbers = passes.iterations["iteration"].cast(pl.Int64).to_numpy()
+    is_strange = np.zeros(len(numbers), np.bool_)
     for rank in range(run.dp_size):
         mine = followed.filter(pl.col("dp_rank") == rank).sort("row")
         since = np.maximum(_ready_since(mine, row), after)
@@ -223,6 +219,7 @@ def _find_releases(followed: pl.DataFrame, passes: Passes, run: Run) -> Releases
         np.add.at(edges, mine["last"].to_numpy() - at.start + 1, -1)
         strange = passes.num_seqs[at] > np.cumsum(edges)[:-1]
         where = np.searchsorted(numbers, passes.iteration[at][strange])
+        is_strange[where] = True
         blind = np.isin(row, where) & ~has
         is_known &= ~blind
         going = np.zeros(len(row), np.bool_)
@@ -237,7 +234,7 @@ def _find_releases(followed: pl.DataFrame, passes: Passes, run: Run) -> Releases
     ready = np.minimum(ready, first)
     joined = np.maximum(joined, ready)
     runs = per["engine_run"].to_numpy()
-    return Releases(row, runs, first, last, ready, joined, num, is_known)
+    return Releases(row, runs, first, last, ready, joined, num, is_known, is_strange)
 
 
 def _ready_since(mine: pl.DataFrame, row: I64) -> I64:
@@ -250,38 +247,66 @@ def _ready_since(mine: pl.DataFrame, row: I64) -> I64:
     return out
 
 
-def _measure_waits(at: Releases, reports: I64, settled: I64) -> tuple[I64, I64, I64]:
+def _lay_out_forwards(at: Releases, passes: Passes, settled: I64) -> tuple[I64, I64]:
+    """When each iteration was launched, and when it had run, in ns.
+
+    An iteration that only goes on with prompts is launched as soon as the one before it has run,
+    and nobody writes that time down: what lies between the release before it and the report after
+    the last of them is shared out by the tokens of their busiest ranks.
+    """
+    numbers = passes.iterations["iteration"].cast(pl.Int64).to_numpy()
+    where = np.searchsorted(numbers, passes.iteration)
+    weights, reports = (
+        np.ones(len(numbers), np.int64),
+        passes.iterations["report"].to_numpy().copy(),
+    )
+    np.maximum.at(weights, where, passes.num_tokens)
+    np.minimum.at(reports, where, passes.report)
+    leads = at.is_strange.copy()
+    leads[at.row] = True
+    leads[0] = True
+    chain = np.cumsum(leads) - 1
+    start = np.maximum.accumulate(settled)[leads]
+    last = np.r_[np.flatnonzero(leads)[1:], len(leads)] - 1
+    stop = np.maximum(np.minimum(reports[last], np.r_[start[1:], NEVER]), start)
+    done = np.cumsum(weights)
+    done = done - (done - weights)[leads][chain]
+    share = done / done[last][chain]
+    ends = start[chain] + ((stop - start)[chain] * share).astype(np.int64)
+    ends[last] = np.maximum(reports[last], start)
+    launches = np.r_[start[0], ends[:-1]]
+    launches[leads] = start
+    return launches, ends
+
+
+def _measure_waits(at: Releases, launches: I64, ends: I64) -> tuple[I64, I64, I64]:
     """When each release's wait began, its passes behind forwards, and its time without one, in ns.
 
     The pass after a launch meets when the forward has run, so each forward that ran when a request
     stood ready, or that went on with a prompt while it stood, is followed by one refusal; unless
     the release itself was that pass.
     """
-    before = np.searchsorted(settled, at.ready, side="right") - 1
-    before = np.minimum(before, at.row - 1)
-    own = np.maximum(before, 0)
-    runs = (before >= 0) & (reports[own] > at.ready)
+    before = np.minimum(np.searchsorted(launches, at.ready, side="right"), at.row) - 1
+    own, last = np.maximum(before, 0), np.maximum(at.row - 1, 0)
+    runs = (before >= 0) & (ends[own] > at.ready)
     between = at.row - 1 - before
-    at_once = (at.row > 0) & (at.first <= reports[np.maximum(at.row - 1, 0)])
+    at_once = (at.row > 0) & (at.first <= ends[last])
     refused = np.maximum(between + runs - at_once, 0)
-    begin = np.where(runs, reports[own], at.ready)
-    begin = np.where(
-        between > 0, np.minimum(begin, settled[np.minimum(before + 1, len(settled) - 1)]), begin
-    )
-    begin = np.minimum(np.maximum(begin, at.ready), at.first)
-    busy = join_stretches(settled, np.maximum(reports, settled))
-    idle = at.first - at.ready - overlap(busy, at.ready, at.first)
+    begin = np.where(runs, ends[own], at.ready)
+    begin = np.clip(begin, at.ready, at.first)
+    idle = at.first - at.ready - overlap(join_stretches(launches, ends), at.ready, at.first)
     return begin, refused, np.maximum(idle, 0)
 
 
-def _came_apart(at: Releases, before: I64, reports: I64, length: F64) -> Flags:
+def _came_apart(at: Releases, begin: I64, refused: I64, length: F64) -> Flags:
     """Whether the last rank got its request in a later pass than the first.
 
-    What stood ready before the first report of a forward met in the pass behind it.
+    What stood ready before a forward had run met in the pass behind it.
     """
-    behind = reports[np.maximum(at.row - 1, 0)]
-    late = (at.row == 0) | (at.joined > behind) | (before > 1)
-    out: Flags = late & (at.joined - at.ready > 0.5 * length)
+    half = 0.5 * length
+    met = np.where(begin > at.ready, begin, at.ready + half)
+    late = (at.joined > met) & (at.joined > at.ready + half)
+    out: Flags = late & ((refused > 0) | (at.first > met))
     return out
 
 
@@ -290,14 +315,17 @@ def _match_lines(at: Releases, run: Run, reason: str) -> Flags | None:
 
     Lines are printed about the selection of the ranks that run, by others somewhat later.
     """
-    told = run.decisions.filter(
+    lines = run.decisions.filter(
         pl.col("ts").is_not_null(),
-        pl.col("actual_execution").fill_null(value=True),
         pl.col("source").cast(pl.String) == "scheduler_log",
+        pl.col("output_reason").cast(pl.String).is_in(["wait_timeout", "token_watermark"]),
+    )
+    if lines.is_empty() or run.engine.has_ms is False:
+        return None
+    told = lines.filter(
+        pl.col("actual_execution").fill_null(value=True),
         pl.col("output_reason").cast(pl.String) == reason,
     )
-    if told.is_empty() or run.engine.has_ms is False:
-        return None
     ts = told["ts"].dt.epoch("ns").to_numpy()
     where = np.searchsorted(np.maximum.accumulate(at.first), ts + EARLY_NS, side="right") - 1
     out = np.zeros(len(at.row), np.bool_)
