@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pdtrace.errors import UsageError
-from pdtrace.exports.writing import STDOUT
+from pdtrace.check.verdicts import CheckResult, JudgedRun, Verdict
+from pdtrace.errors import OutputError, PdtraceError, UsageError
+from pdtrace.exports.writing import STDOUT, find_width, write_text
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from pdtrace.check.verdicts import CheckResult
+    from pdtrace.exports.strip import Strip
     from pdtrace.run import Run
 
 # Option, and what it writes.
@@ -26,6 +28,7 @@ FILES = {
     "code-quality": "a GitLab code quality report",
 }
 STRIP_LENGTH = 80
+WORKSPACE_VARIABLE = "GITHUB_WORKSPACE"
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -72,16 +75,9 @@ def write_outputs(
     Raises:
         OutputError: One of them cannot be written.
     """
-    from pdtrace.check.github import (  # noqa: PLC0415 (the help does not need the writers)
-        WORKSPACE_VARIABLE,
-        append_to_step,
-        build_annotations,
-        fence_text,
-    )
-    from pdtrace.check.text import build_check_report  # noqa: PLC0415
+    from pdtrace.check.text import build_check_report  # noqa: PLC0415 (the help does not need them)
     from pdtrace.exports.strip import find_worst_stretch  # noqa: PLC0415
     from pdtrace.exports.terminal import render_terminal  # noqa: PLC0415
-    from pdtrace.exports.writing import find_width, write_text  # noqa: PLC0415
 
     width = find_width()
     length = STRIP_LENGTH if width is None else min(STRIP_LENGTH, width - 16)
@@ -89,16 +85,60 @@ def write_outputs(
     root = os.environ.get(WORKSPACE_VARIABLE)
     named = _named(args)
     for name, target in named.items():
-        writer = _writer_of(name)
-        write_text(target, writer(result, strip, root, elapsed_s))
-    notes = append_to_step(result, os.environ, strip) if args.github else []
+        write_text(target, _writer_of(name)(result, strip, root, elapsed_s))
     if STDOUT in named.values():
         return
     text = render_terminal(build_check_report(result, strip), width=width)
     if args.github:
-        lines = [*notes, *build_annotations(result, root)]
-        text = fence_text(text) + "\n".join(lines) + "\n"
-    write_text(STDOUT, text)
+        write_github(result, strip, text)
+    else:
+        write_text(STDOUT, text)
+
+
+def write_github(result: CheckResult, strip: Strip | None, text: str = "") -> None:
+    """Annotate, and append to what the runner shows of the step.
+
+    Args:
+        result: The check.
+        strip: The worst stretch of the run under test.
+        text: The report, printed so that the runner obeys nothing in it.
+    """
+    from pdtrace.check.github import (  # noqa: PLC0415 (see above)
+        append_to_step,
+        build_annotations,
+        fence_text,
+    )
+
+    notes = append_to_step(result, os.environ, strip)
+    lines = [*notes, *build_annotations(result, os.environ.get(WORKSPACE_VARIABLE))]
+    write_text(STDOUT, (fence_text(text) if text else "") + "\n".join(lines) + "\n")
+
+
+@contextmanager
+def writing_errors(args: argparse.Namespace, name: str) -> Iterator[None]:
+    """Within it, an error is also written wherever a result would have been.
+
+    So a CI system never finds the green document of an earlier run beside a check that could not
+    be made, and GitHub shows the reason where it shows findings.
+
+    Args:
+        args: As :func:`add_output_options` declared them.
+        name: Of the run under test, as the user named it.
+    """
+    try:
+        yield
+    except (OutputError, BrokenPipeError):
+        raise
+    except (PdtraceError, OSError) as error:
+        run = JudgedRun(name, None, None, 0, 0, 0)
+        reason = str(error)
+        verdict = Verdict.UNMEASURED
+        result = CheckResult(verdict, (), (reason,), (run,), None, "the check could not be made")
+        for key, target in _named(args).items():
+            write_text(target, _writer_of(key)(result, None, None, 0.0))
+        if args.github:
+            write_github(result, None)
+        raise
 
 
 def _writer_of(name: str) -> Callable[..., str]:

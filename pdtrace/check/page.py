@@ -16,7 +16,7 @@ from pdtrace.check.wording import (
     show_where,
     sort_by_gravity,
 )
-from pdtrace.exports.comparison_page import STYLE
+from pdtrace.exports.plain_style import STYLE
 from pdtrace.exports.strip import strip_heading, strip_legend, strip_place
 from pdtrace.exports.untrusted import show
 

@@ -203,6 +203,8 @@ def detail_lines(finding: Finding) -> Iterator[tuple[str, str]]:
 
 def describe_run(run: JudgedRun) -> str:
     """A judged run in words: path, engine, ranks, delayer, size."""
+    if not run.dp_size:  # it could not be read
+        return run.name
     engine = " ".join(part for part in (run.engine, run.release) if part) or "unknown engine"
     parts = [engine, plural(run.dp_size, "DP rank"), run.delayer]
     parts += [plural(run.num_requests, "request"), plural(run.num_iterations, "iteration")]
