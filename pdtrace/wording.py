@@ -55,3 +55,23 @@ def significant(value: float | None) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 rank``, ``2 ranks``; a noun in -s takes -es (passes)."""
     return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+
+
+def change(ratio: float | None) -> str:
+    """A change as a percentage with its sign; from a tenfold on as a factor."""
+    if ratio is None:
+        return UNKNOWN
+    if ratio >= 9:
+        return f"×{1 + ratio:.0f}"
+    digits = 1 if 0 < abs(ratio) < 0.0995 else 0
+    sign = "+" if ratio > 0 else "−" if ratio < 0 else "±"
+    return f"{sign}{abs(ratio) * 100:.{digits}f} %"
+
+
+def in_unit(value: float | None, unit: str) -> str:
+    """A value in its unit, as table ``metrics`` names units."""
+    if unit == "s":
+        return seconds(value)
+    if unit == "ratio":
+        return percent(value)
+    return significant(value) if unit == "ranks" else whole(value)

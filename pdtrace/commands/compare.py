@@ -71,9 +71,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_text(args.json, write_comparison_json(result))
     if args.html:
-        from pdtrace.exports.comparison_page import render_comparison_page
+        from pdtrace.pages import render_comparison
 
-        write_text(args.html, render_comparison_page(result, report, (runs[0], runs[1])))
+        both = (runs[0], runs[1])
+        write_text(args.html, render_comparison(result, both, request_filter=args.request_filter))
     if args.markdown:
         from pdtrace.exports.markdown import render_markdown
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pdtrace.compare.published import LATENCY, THROUGHPUT, find_band, read_published
 from pdtrace.exports.report import Report, Section
-from pdtrace.exports.wording import UNKNOWN, number, percent, seconds, significant, whole
+from pdtrace.wording import UNKNOWN, in_unit, number, whole
+from pdtrace.wording import change as describe_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -212,27 +213,9 @@ def describe_change(row: Compared) -> str:
     )
 
 
-def describe_ratio(ratio: float | None) -> str:
-    """A change as a percentage with its sign; from a tenfold on as a factor."""
-    if ratio is None:
-        return UNKNOWN
-    if ratio >= 9:
-        return f"×{1 + ratio:.0f}"
-    digits = 1 if 0 < abs(ratio) < 0.0995 else 0
-    sign = "+" if ratio > 0 else "−" if ratio < 0 else "±"
-    return f"{sign}{abs(ratio) * 100:.{digits}f} %"
-
-
 def show_value(value: float | None, row: Compared) -> str:
     """A value in its unit."""
-    unit = row.quantity.unit
-    if value is None:
-        return UNKNOWN
-    if unit == "s":
-        return seconds(value)
-    if unit == "ratio":
-        return percent(value)
-    return significant(value) if unit == "ranks" else whole(value)
+    return in_unit(value, row.quantity.unit)
 
 
 def _metric_section(title: str, rows: list[Compared]) -> Section:

@@ -5,8 +5,18 @@ data block that is never executed; and the page's policy runs only the scripts w
 hashes it names.
 """
 
+from pdtrace.pages.comparison_page import render_comparison
 from pdtrace.pages.numbers import format_metric
-from pdtrace.pages.page_file import Page, Tile, find_dashboards, load_page
+from pdtrace.pages.page_file import Page, Tile, find_dashboards, list_pages, load_page
 from pdtrace.pages.run_page import render_page
 
-__all__ = ["Page", "Tile", "find_dashboards", "format_metric", "load_page", "render_page"]
+__all__ = [
+    "Page",
+    "Tile",
+    "find_dashboards",
+    "format_metric",
+    "list_pages",
+    "load_page",
+    "render_comparison",
+    "render_page",
+]

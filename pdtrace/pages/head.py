@@ -20,9 +20,12 @@ _MOST_LISTED = 50
 
 
 def name_run(run: Run) -> str:
-    """Which recording: the last two parts of its paths."""
-    name = ", ".join("/".join(PurePath(f.path).parts[-2:]) for f in run.files[:3]) or "run"
-    return f"{name} and {len(run.files) - 3} more" if len(run.files) > 3 else name
+    """Which recording: its directory if all its files stand in one, else the ends of its paths."""
+    paths = [PurePath(f.path) for f in run.files]
+    if len(paths) > 1 and len({p.parent for p in paths}) == 1 and paths[0].parent.name:
+        return f"{paths[0].parent.name} ({len(paths)} files)"
+    name = ", ".join("/".join(p.parts[-2:]) for p in paths[:3]) or "run"
+    return f"{name} and {len(paths) - 3} more" if len(paths) > 3 else name
 
 
 def tell_facts(run: Run, survey: Survey) -> list[str]:
