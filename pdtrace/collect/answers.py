@@ -10,11 +10,10 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from pdtrace.collect.settings import RETRY_SECONDS
+
 if TYPE_CHECKING:
     from pdtrace.collect.messages import Message
-
-RETRY_SECONDS = 1
-"""When to come again; exporters give up after about ten seconds, so more would lose spans."""
 
 # google.rpc.Code
 INVALID_ARGUMENT = 3

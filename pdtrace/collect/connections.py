@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from pdtrace.collect.answers import RETRY_SECONDS
+from pdtrace.collect.settings import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from aiohttp import web

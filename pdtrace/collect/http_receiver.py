@@ -13,7 +13,6 @@ from pdtrace.collect.answers import (
     DEADLINE_EXCEEDED,
     INVALID_ARGUMENT,
     NOT_FOUND,
-    RETRY_SECONDS,
     UNIMPLEMENTED,
     RefusedError,
     build_response,
@@ -23,6 +22,7 @@ from pdtrace.collect.answers import (
 )
 from pdtrace.collect.connections import BoundedServer
 from pdtrace.collect.messages import MalformedError, check_json, check_protobuf
+from pdtrace.collect.settings import RETRY_SECONDS
 from pdtrace.errors import UsageError
 
 if TYPE_CHECKING:

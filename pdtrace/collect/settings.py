@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 MIB = 1 << 20
 MAX_MESSAGE_MIB = 255
 """Readers tell spans.pb by a length below 2²⁸ in its first four bytes."""
+RETRY_SECONDS = 1
+"""When to come again; exporters give up after about ten seconds, so more would lose spans."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def open_exporter(
     protocol: str | None = None,
     insecure: bool = False,
     timeout_s: float | None = None,
+    option: str = "--endpoint",
 ) -> Endpoint:
     """Prepare sending to an endpoint; nothing is sent yet.
 
@@ -52,11 +53,12 @@ def open_exporter(
         protocol: ``grpc`` or ``http/protobuf``; by default grpc if the port is 4317.
         insecure: Without a scheme it is http.
         timeout_s: How long a batch may take, retries included; 10 s if not given.
+        option: What messages call the URL.
 
     Raises:
         UsageError: The URL or an option makes no sense, or the extra ``otel`` is not installed.
     """
-    parts, port = _split(url, insecure=insecure)
+    parts, port = _split(url, option, insecure=insecure)
     where = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     if port is not None:
         where = f"{where}:{port}"
@@ -73,16 +75,16 @@ def open_exporter(
         ) from error
 
 
-def _split(url: str, *, insecure: bool) -> tuple[SplitResult, int | None]:
+def _split(url: str, option: str, *, insecure: bool) -> tuple[SplitResult, int | None]:
     if "://" not in url:
         url = f"{'http' if insecure else 'https'}://{url}"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"--endpoint {url!r} is not a URL: {error}") from error
+        raise UsageError(f"{option} {url!r} is not a URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"--endpoint must be http://HOST:PORT or https://HOST:PORT, not {url!r}")
+        raise UsageError(f"{option} must be http://HOST:PORT or https://HOST:PORT, not {url!r}")
     if insecure and parts.scheme == "https":
         raise UsageError("--endpoint says https, --insecure says no TLS: leave one out")
     return parts, port

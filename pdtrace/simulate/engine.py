@@ -114,6 +114,11 @@ class Engine:
         return max(rank.ready for rank in self._ranks)
 
     @property
+    def has_results(self) -> bool:
+        """A request is finished that was not collected."""
+        return bool(self._finished)
+
+    @property
     def queues(self) -> list[int]:
         """Requests waiting on each rank."""
         return [len(rank.waiting) for rank in self._ranks]
@@ -297,12 +302,12 @@ class Engine:
     def _launch(self, batches: dict[int, Batch], meet: float) -> None:
         """Launch on all ranks, then let each process the result of the pass before."""
         timing, rng = self.timing, self.rng
-        expected = timing.expect_pass(
+        launched = meet + timing.launching
+        took = timing.draw_pass(
             max(self._weigh(batch) for batch in batches.values()),
             sum(batch.tokens for batch in batches.values()),
+            rng,
         )
-        launched = meet + timing.launching
-        took = max(expected + timing.draw_excess(expected, rng), 1e-4)
         begun = launched
         if not timing.is_blocking:
             begun = max(launched + timing.asynchronous, self._device_free)

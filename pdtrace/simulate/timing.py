@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdtrace.errors import UsageError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from pdtrace.delayer.replay import EngineModel
 
 MIN_NEIGHBOURS = 15
+LIKE = 1.1  # passes of so many times the device's work are alike
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,8 @@ class Timing:
             from the meeting to the launch; processing a result; a turn on which prefill was
             withheld; a turn without work; a launch that does not block.
         scatter: What varies.
-        recorded_expected, recorded_excess: Passes of a recording, by what was expected of them, and
-            how much longer they took; empty: ``scatter`` says it.
+        recorded_device, recorded_excess: Passes of a recording, by what the device needed for them,
+            and how much longer than expected they took; empty: ``scatter`` says it.
         recorded_idle: Idle launches of a recording; empty: ``idle_launch`` and ``scatter`` say it.
     """
 
@@ -67,29 +73,36 @@ class Timing:
     empty_turn: float = 0.0016
     asynchronous: float = 0.002
     scatter: Scatter = Scatter()
-    recorded_expected: NDArray[np.float64] | None = None
+    recorded_device: NDArray[np.float64] | None = None
     recorded_excess: NDArray[np.float64] | None = None
     recorded_idle: NDArray[np.float64] | None = None
-
-    def expect_pass(self, busiest: float, total_tokens: float) -> float:
-        """Expected duration of a pass.
-
-        Args:
-            busiest: Largest :meth:`weigh` of a rank.
-            total_tokens: New tokens of all ranks.
-        """
-        return max(self.floor, self.base + busiest + self.shared_per_ktoken * total_tokens / 1e3)
 
     def weigh(self, tokens: float, squares: float) -> float:
         """What one rank's batch adds to a pass."""
         return self.per_ktoken * tokens / 1e3 + self.per_msquare * squares / 1e6
 
-    def draw_excess(self, expected: float, rng: np.random.Generator) -> float:
-        """How much longer than expected a pass takes."""
-        known, excess = self.recorded_expected, self.recorded_excess
+    def draw_pass(self, busiest: float, total_tokens: float, rng: np.random.Generator) -> float:
+        """How long a pass takes.
+
+        Args:
+            busiest: Largest :meth:`weigh` of a rank.
+            total_tokens: New tokens of all ranks.
+            rng: Of the scatter.
+        """
+        device = self.base + busiest + self.shared_per_ktoken * total_tokens / 1e3
+        expected = max(self.floor, device)
+        return max(expected + self._draw_excess(expected, device, rng), 1e-4)
+
+    def _draw_excess(self, expected: float, device: float, rng: np.random.Generator) -> float:
+        """How much longer than expected a pass takes.
+
+        Of a recording: as much as a pass with like work for the device. Below the floor that says
+        more than the expectation, which is the same there for all.
+        """
+        known, excess = self.recorded_device, self.recorded_excess
         if known is not None and excess is not None and len(known):
-            low = int(np.searchsorted(known, expected * 0.95))
-            high = int(np.searchsorted(known, expected * 1.05, side="right"))
+            low = int(np.searchsorted(known, device / LIKE))
+            high = int(np.searchsorted(known, device * LIKE, side="right"))
             if high - low < MIN_NEIGHBOURS:
                 middle = (low + high) // 2
                 low = max(0, min(len(known) - MIN_NEIGHBOURS, middle - MIN_NEIGHBOURS // 2))
@@ -113,6 +126,41 @@ class Timing:
         """How late a rank is, where all would come at once."""
         return float(rng.exponential(self.scatter.skew_s)) if self.scatter.skew_s else 0.0
 
+    def scale(self, factor: float) -> Timing:
+        """The same engine, everything taking so many times as long."""
+        changes: dict[str, Any] = {name: getattr(self, name) * factor for name in COSTS}
+        for name in RECORDED:
+            values = getattr(self, name)
+            changes[name] = None if values is None else values * factor
+        scatter = replace(self.scatter, skew_s=self.scatter.skew_s * factor)
+        return replace(self, scatter=scatter, **changes)
+
+    def override(self, given: Sequence[str]) -> Timing:
+        """The same engine with some durations of its own.
+
+        Args:
+            given: ``NAME=SECONDS`` each.
+
+        Raises:
+            UsageError: No such duration, or none at all.
+        """
+        values: dict[str, Any] = {}
+        for text in given:
+            name, _, number = text.partition("=")
+            try:
+                values[name] = float(number)
+            except ValueError:
+                values[name] = math.nan
+            if name not in COSTS or not 0 <= values[name] < 1e4:
+                raise UsageError(f"--cost {text}: expected NAME=SECONDS of {', '.join(COSTS)}")
+        if "idle_launch" in values:
+            values["recorded_idle"] = None
+        return replace(self, **values)
+
+
+COSTS = tuple(one.name for one in fields(Timing) if one.type == "float")
+RECORDED = tuple(one.name for one in fields(Timing) if one.name.startswith("recorded"))
+
 
 def assume_timing(num_ranks: int, *, is_blocking: bool = True) -> Timing:
     """The default engine: a small mixture-of-experts model, its experts spread over the ranks.
@@ -133,17 +181,24 @@ def assume_timing(num_ranks: int, *, is_blocking: bool = True) -> Timing:
     )
 
 
-def fit_timing(model: EngineModel) -> Timing:
-    """The timing of a recording, as the replay fitted it; scatter is drawn from its passes."""
+def fit_timing(model: EngineModel, num_ranks: int) -> Timing:
+    """The timing of a recording, as the replay fitted it; scatter is drawn from its passes.
+
+    Args:
+        model: From the recording.
+        num_ranks: Of the engine to simulate. Its experts are spread over the ranks, so what a token
+            adds to every rank's pass falls with their number.
+    """
     cost = model.costs[0]
     floor, per_ktoken, per_msquare, shared, base = (float(x) for x in cost.theta)
     taking, launching, processing, delayed, empty, asynchronous = (float(x) for x in model.times)
+    device, excess = _list_passes(model)
     return Timing(
         floor=floor,
         base=base,
         per_ktoken=per_ktoken,
         per_msquare=per_msquare,
-        shared_per_ktoken=shared,
+        shared_per_ktoken=shared * model.num_ranks / num_ranks,
         is_blocking=cost.is_blocking,
         taking=taking,
         launching=launching,
@@ -152,7 +207,19 @@ def fit_timing(model: EngineModel) -> Timing:
         empty_turn=empty,
         asynchronous=asynchronous,
         scatter=Scatter(skew_s=0.0006),
-        recorded_expected=np.asarray(cost.expected),
-        recorded_excess=np.asarray(cost.excess),
+        recorded_device=device,
+        recorded_excess=excess,
         recorded_idle=np.asarray(model.idle_launch),
     )
+
+
+def _list_passes(model: EngineModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Device time and excess of the recorded passes, by device time, seconds."""
+    cost, passes = model.costs[0], model.passes
+    _, per_ktoken, per_msquare, shared, base = (float(x) for x in cost.theta)
+    at = np.searchsorted(passes.launch, cost.time)
+    tokens, squares = passes.tokens[at] / 1e3, passes.squares[at] / 1e6
+    busiest = (per_ktoken * tokens + per_msquare * squares).max(1)
+    device = base + busiest + shared * tokens.sum(1)
+    order = np.argsort(device, kind="stable")
+    return device[order], np.asarray(cost.excess)[order]
