@@ -121,7 +121,7 @@ def _compare_flags(a: EngineInfo, b: EngineInfo, reasons: list[str], notes: list
         why = next((why for why, pattern in _IGNORED if pattern.fullmatch(key)), None)
         if why is not None:
             ignored.setdefault(why, []).append(key)
-        elif (x is None or y is None) and (x or y) in _UNSET:
+        elif (x is None or y is None) and (x or y or "") in _UNSET:
             continue  # a release that prints one flag more, unset
         else:
             reasons.append(f"flag {key} differs: {_short(x)} and {_short(y)}")

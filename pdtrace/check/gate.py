@@ -1,0 +1,373 @@
+"""The whole check: can the runs be judged, what does each measure and rule come to, what of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pdtrace.check.baseline import describe_delayer
+from pdtrace.check.changes import measure_change, measure_values
+from pdtrace.check.comparability import is_sure, match_run
+from pdtrace.check.judge import Case, choose_measures, judge_cases
+from pdtrace.check.measures import ALL, OTHER_NOISE, Measure
+from pdtrace.check.records import build_record
+from pdtrace.check.rules import Rules, require_known
+from pdtrace.check.samples import Pool
+from pdtrace.check.verdicts import CheckResult, Finding, JudgedRun, Verdict
+from pdtrace.check.worst import find_crash, find_worst
+from pdtrace.compare.settings import SURE
+from pdtrace.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pdtrace.check.baseline import Baseline
+    from pdtrace.check.comparability import Matched
+    from pdtrace.check.records import Record
+    from pdtrace.check.rules import Rule
+    from pdtrace.run import Run
+
+BLIND = 0.3  # a check that sees no change below this cannot be said to have passed
+MIN_LOST = 5  # requests without an answer that are more than chance, beyond the baseline's share
+LOST_SHARE = 0.01
+_UNKNOWN_UNIT = "count"
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A run under test, and what was made of it."""
+
+    name: str
+    run: Run
+    record: Record
+    matched: Matched | None
+
+
+def check_runs(
+    runs: Sequence[tuple[str, Run]], baseline: Baseline | None, rules: Rules, *, title: str = ""
+) -> CheckResult:
+    """Check a run, or several repeats of one.
+
+    Args:
+        runs: Name and run of each.
+        baseline: What to judge against; None: only bounds on values are judged.
+        rules: The user's, and which tiers are judged besides.
+        title: The baseline's name.
+
+    Raises:
+        UsageError: There is nothing to judge by, or a rule makes no sense.
+    """
+    if baseline is None and not rules.rules:
+        raise UsageError(
+            "nothing to judge by: give --baseline FILE (--update-baseline writes one), or a rule "
+            "such as 'idle_rank_pass_ratio<=0.3'"
+        )
+    tested = []
+    for name, run in runs:
+        matched = None if baseline is None else match_run(run, name, baseline)
+        record = build_record(run, name) if matched is None else matched.record
+        tested.append(Tested(name, run, record, matched))
+    known = {m.name for m in ALL} | {
+        m for t in tested for m in (*t.record.metrics, *t.record.missing)
+    }
+    require_known(rules.rules, known)
+    if baseline is None and any(r.kind == "change" for r in rules.rules):
+        rule = next(r for r in rules.rules if r.kind == "change")
+        raise UsageError(f"rule '{rule.text}' needs --baseline FILE")
+    result = _judge(tested, baseline, rules)
+    verdicts: list[Verdict | None] = [None]
+    if len(tested) > 1:
+        verdicts = [_judge([t], baseline, rules).verdict for t in tested]
+    return replace(
+        result,
+        runs=tuple(_describe_run(t, v) for t, v in zip(tested, verdicts, strict=True)),
+        baseline=None if baseline is None else _describe_baseline(baseline, title),
+    )
+
+
+def _judge(tested: Sequence[Tested], baseline: Baseline | None, rules: Rules) -> CheckResult:
+    reasons: list[str] = []
+    notes: list[str] = []
+    findings = [_judge_bound(r, tested) for r in rules.rules if r.kind != "change"]
+    for t in tested:
+        notes += t.matched.notes if t.matched else t.record.notes
+        if t.matched:
+            several = f"{t.name}: " if len(tested) > 1 else ""
+            reasons += [several + why for why in t.matched.reasons]
+        if t.record.num_stalls:
+            notes.append(
+                f"{t.name}: {t.record.num_stalls} stalled iterations; what they touched is left out"
+            )
+    if baseline is not None:
+        if not any(t.matched and t.matched.is_alien for t in tested):
+            findings += _judge_lost(tested, baseline)
+        if not reasons:
+            findings += _judge_against(tested, baseline, rules, notes)
+    worst: dict[str, Any] = {}
+    findings = [_locate(f, tested, worst) for f in findings]
+    verdict = _conclude(findings, reasons)
+    return CheckResult(
+        verdict=verdict,
+        findings=tuple(findings),
+        reasons=tuple(reasons),
+        runs=(),
+        baseline=None,
+        summary=_summarise(verdict, findings, reasons),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _judge_bound(rule: Rule, tested: Sequence[Tested]) -> Finding:
+    """A bound on a value: kept or broken, as measured; of repeats their mean counts."""
+    measure = _find_measure(rule.metric, tested)
+    values = [v for t in tested if (v := _value_of(measure, t)) is not None]
+    sign = "at most" if rule.kind == "max" else "at least"
+    start = Finding(
+        metric=rule.metric,
+        title=measure.title,
+        rule=rule.text,
+        tier="rule",
+        verdict=Verdict.UNMEASURED,
+        value=None,
+        baseline=None,
+        unit=measure.unit,
+        reason="",
+        better="lower" if rule.kind == "max" else "higher",
+        limit=rule.limit,
+        rule_source=rule.source,
+    )
+    if len(values) < len(tested):
+        missing = (t.record.missing.get(rule.metric) for t in tested)
+        note = next((m for m in missing if m), "the recording does not tell it")
+        return replace(start, reason=note)
+    value = float(np.mean(values))
+    is_kept = value <= rule.limit if rule.kind == "max" else value >= rule.limit
+    what = "the mean of the runs" if len(values) > 1 else "the value"
+    return replace(
+        start,
+        verdict=Verdict.PASS if is_kept else Verdict.FAIL,
+        value=value,
+        reason=f"{what} is {'' if is_kept else 'not '}{sign} the limit",
+    )
+
+
+def _find_measure(name: str, tested: Sequence[Tested]) -> Measure:
+    """The measure of a name, or one made up for a metric that is one number a run."""
+    found = next((m for m in ALL if m.name == name), None)
+    if found is not None:
+        return found
+    units = [t.record.metrics[name][1] for t in tested if name in t.record.metrics]
+    unit = units[0] if units else _UNKNOWN_UNIT
+    return Measure(name, name, unit, "lower", "B", "relative", OTHER_NOISE, "")
+
+
+def _value_of(measure: Measure, tested: Tested) -> float | None:
+    """Over the whole run, as ``analyze`` has it; else over the blocks."""
+    if measure.name in tested.record.metrics:
+        return tested.record.metrics[measure.name][0]
+    if measure.name not in tested.record.missing and (measure.above or measure.sketch):
+        pool = Pool.of((tested.record.sample,))
+        change = measure_change(measure, (pool, pool), (tested.record.workload,) * 2)
+        return getattr(change, "value", None)
+    return None
+
+
+def _judge_lost(tested: Sequence[Tested], baseline: Baseline) -> list[Finding]:
+    """Requests without an answer, among those that the baseline answered."""
+    workload = baseline.workload
+    paired = [t for t in tested if t.matched and t.matched.is_paired]
+    if not workload.is_named or len(paired) < len(tested):
+        return []
+    expected = np.nanmean([r.sample.unanswered for r in baseline.records], axis=0)
+    lost = allowed = before = sent = 0.0
+    for t in paired:
+        mine = t.record.sample.unanswered
+        common = ~np.isnan(mine) & ~np.isnan(expected)
+        lost += float(mine[common].sum()) / len(paired)
+        before += float(expected[common].sum()) / len(paired)
+        sent += float(workload.requests[common].sum()) / len(paired)
+    if not sent:
+        return []
+    allowed = max(MIN_LOST, LOST_SHARE * sent)
+    is_worse = lost - before > allowed
+    return [
+        Finding(
+            metric="num_unfinished_requests",
+            title="requests without an answer",
+            rule=f"at most {allowed:.0f} more than in the baseline",
+            tier="A",
+            verdict=Verdict.FAIL if is_worse else Verdict.PASS,
+            value=lost,
+            baseline=before,
+            unit="requests",
+            reason=f"of {sent:,.0f} that both were sent"
+            + (", which is no chance" if is_worse else ""),
+            better="lower",
+            scale="absolute",
+            change=lost - before,
+            limit=float(allowed),
+        )
+    ]
+
+
+def _judge_against(
+    tested: Sequence[Tested], baseline: Baseline, rules: Rules, notes: list[str]
+) -> list[Finding]:
+    pool = Pool.of(tuple(t.record.sample for t in tested)) if _is_alike(tested) else None
+    if pool is None:
+        raise UsageError("the runs under test are no repeats of each other: check each by itself")
+    pools = (Pool.of(tuple(r.sample for r in baseline.records)), pool)
+    workloads = (baseline.workload, tested[0].record.workload)
+    cases = [_build_case(r, tested, baseline, pools) for r in rules.rules if r.kind == "change"]
+    cases += choose_measures(pools, workloads, rules.tiers)
+    findings = judge_cases(cases)
+    unsure = not is_sure((*baseline.records, *(t.record for t in tested)))
+    if unsure and "A" in rules.tiers:
+        least = min(
+            r.confidence
+            for r in (*baseline.records, *(t.record for t in tested))
+            if r.confidence is not None
+        )
+        why = (
+            f"iterations were put together with a mean confidence of only {least:.2f} "
+            f"({SURE:g} is needed): labels (SGLANG_LOG_FORWARD_ITERS=1) make them certain"
+        )
+        findings = [
+            replace(f, verdict=Verdict.UNMEASURED, reason=why, runs_needed=None)
+            if f.tier == "A"
+            else f
+            for f in findings
+        ]
+    return [_name_delayer(f, tested, baseline) for f in findings]
+
+
+def _is_alike(tested: Sequence[Tested]) -> bool:
+    first = tested[0].record.workload
+    return all(t.record.workload is first or t.record.workload.cells == first.cells for t in tested)
+
+
+def _build_case(
+    rule: Rule, tested: Sequence[Tested], baseline: Baseline, pools: tuple[Pool, Pool]
+) -> Case:
+    """A rule on the worsening of a metric."""
+    measure = _find_measure(rule.metric, tested)
+    assert rule.better is not None
+    measure = replace(measure, better=rule.better)
+    workloads = (baseline.workload, tested[0].record.workload)
+    if measure.above or measure.sketch:
+        if measure.name.startswith("ttft") and not all("ttft" in p.sketches for p in pools):
+            measure = replace(measure, sketch="ttft_received")
+        change = measure_change(measure, pools, workloads)
+    else:
+        before = [r.metrics[rule.metric][0] for r in baseline.records if rule.metric in r.metrics]
+        now = [t.record.metrics[rule.metric][0] for t in tested if rule.metric in t.record.metrics]
+        if len(now) < len(tested):
+            now = []
+        is_zero = min([*before, *now], default=1.0) <= 0
+        if is_zero:
+            # relative to nothing: judged by the difference
+            measure = replace(measure, scale="absolute", noise=OTHER_NOISE * max([*before, *now]))
+        change = measure_values(measure, before, now)
+    limit = rule.limit
+    if measure.scale == "absolute":
+        effect = limit = rule.limit * getattr(change, "baseline", 0.0)
+    elif rule.better == "lower":
+        effect = math.log1p(rule.limit)
+    else:
+        effect = -math.log1p(-min(rule.limit, 0.999))
+    return Case(measure, change, "rule", rule.text, effect, effect, limit, rule.source)
+
+
+def _name_delayer(finding: Finding, tested: Sequence[Tested], baseline: Baseline) -> Finding:
+    """Where the delayer is set otherwise than in the baseline, a failure names that."""
+    before = describe_delayer(baseline.engine.delayer)
+    now = next(
+        (d for t in tested if (d := describe_delayer(t.record.engine.delayer)) != before), before
+    )
+    if finding.verdict is not Verdict.FAIL or now == before:
+        return finding
+    return replace(
+        finding, reason=f"{finding.reason}; the delayer is {now}, in the baseline {before}"
+    )
+
+
+def _locate(finding: Finding, tested: Sequence[Tested], known: dict[str, Any]) -> Finding:
+    """With the worst line of the first run; it is looked for once."""
+    if finding.verdict is not Verdict.FAIL:
+        return finding
+    is_crash = finding.metric == "num_unfinished_requests"
+    key = "crash" if is_crash else "worst"
+    if key not in known:
+        find = find_crash if is_crash else find_worst
+        places = (find(t.run) for t in tested)
+        known[key] = next((p for p in places if p is not None), None)
+    return replace(finding, where=known[key])
+
+
+def _conclude(findings: Sequence[Finding], reasons: Sequence[str]) -> Verdict:
+    verdicts = {f.verdict for f in findings}
+    if Verdict.FAIL in verdicts:
+        return Verdict.FAIL
+    if reasons:
+        return Verdict.UNCOMPARABLE
+    if Verdict.UNMEASURED in verdicts or not findings:
+        return Verdict.UNMEASURED
+    if any(f.verdict is Verdict.INCONCLUSIVE and f.tier == "rule" for f in findings):
+        return Verdict.INCONCLUSIVE
+    judged = [f for f in findings if f.tier != "rule" and f.metric != "num_unfinished_requests"]
+    if judged and all(_is_blind(f) for f in judged):
+        return Verdict.INCONCLUSIVE
+    return Verdict.PASS
+
+
+def _is_blind(finding: Finding) -> bool:
+    return finding.verdict is Verdict.INCONCLUSIVE and not (finding.detectable or math.inf) <= BLIND
+
+
+def _summarise(verdict: Verdict, findings: Sequence[Finding], reasons: Sequence[str]) -> str:
+    if verdict is Verdict.FAIL:
+        failed = [f for f in findings if f.verdict is Verdict.FAIL]
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        return f"failed: {', '.join(f.title for f in failed[:3])}{more}"
+    if verdict is Verdict.UNCOMPARABLE:
+        return f"not comparable with the baseline: {reasons[0]}"
+    if verdict is Verdict.UNMEASURED:
+        missing = [f.title for f in findings if f.verdict is Verdict.UNMEASURED]
+        return f"not measured: {', '.join(missing[:3])}" if missing else "nothing was measured"
+    open_ = [f for f in findings if f.verdict is Verdict.INCONCLUSIVE]
+    if verdict is Verdict.INCONCLUSIVE:
+        return f"no verdict: the noise hides {', '.join(f.title for f in open_[:3])}"
+    text = f"passed: {len(findings) - len(open_)} of {len(findings)} findings are no worse"
+    return text + (f", {len(open_)} inconclusive" if open_ else "")
+
+
+def _describe_run(tested: Tested, verdict: Verdict | None) -> JudgedRun:
+    record = tested.record
+    return JudgedRun(
+        name=tested.name,
+        engine=record.engine.engine,
+        release=_release(record),
+        dp_size=record.dp_size,
+        num_requests=record.num_requests,
+        num_iterations=record.num_iterations,
+        verdict=verdict,
+        delayer=describe_delayer(record.engine.delayer),
+    )
+
+
+def _release(record: Record) -> str | None:
+    low, high = record.engine.release_min, record.engine.release_max
+    return low if low == high or high is None else f"{low}–{high}"
+
+
+def _describe_baseline(baseline: Baseline, title: str) -> str:
+    num = len(baseline.records)
+    release = _release(baseline.records[0])
+    return (
+        f"{title}{': ' if title else ''}{num} run{'' if num == 1 else 's'}, "
+        f"{baseline.engine.engine} {release or 'of unknown release'}, "
+        f"{baseline.dp_size} DP ranks, delayer {describe_delayer(baseline.engine.delayer)}"
+    )

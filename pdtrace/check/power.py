@@ -1,0 +1,88 @@
+"""Student's t, without a library; what a check could have seen; how many runs would settle it."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pdtrace.check.changes import Change
+
+POWER = 0.8
+POWER_Z = 0.8416  # normal quantile of it
+LEVEL = 0.95
+MOST_RUNS = 200
+
+
+def student_tail(t: float, freedom: int) -> float:
+    """Probability that Student's t exceeds a value (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    if t < 0:
+        return 1.0 - student_tail(-t, freedom)
+    theta = math.atan(t / math.sqrt(freedom))
+    cos2 = math.cos(theta) ** 2
+    term = total = 1.0
+    start = 2 if freedom % 2 else 1
+    for k in range(start, freedom - 1, 2):
+        term *= cos2 * k / (k + 1)
+        total += term
+    if freedom % 2 == 0:
+        inside = math.sin(theta) * total
+    elif freedom == 1:
+        inside = 2 / math.pi * theta
+    else:
+        inside = 2 / math.pi * (theta + math.sin(theta) * math.cos(theta) * total)
+    return max(0.0, (1.0 - inside) / 2)
+
+
+@lru_cache(maxsize=4096)
+def student_quantile(tail: float, freedom: int) -> float:
+    """The value that Student's t exceeds with so small a probability, by bisection."""
+    low, high = 0.0, 1.0
+    while student_tail(high, freedom) > tail:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_tail(middle, freedom) > tail else (low, middle)
+    return high
+
+
+def find_detectable(change: Change, tail: float) -> float:
+    """The smallest change that is found in four of five such checks, on the change's scale.
+
+    Args:
+        change: What was measured.
+        tail: Error probability that a single failure may have.
+    """
+    return (student_quantile(tail, change.freedom) + POWER_Z) * change.error()
+
+
+def find_runs(change: Change, tail: float, effect: float, margin: float) -> tuple[int, int] | None:
+    """How many more runs would settle a change, were it truly what was measured.
+
+    Settled is a change that is shown to be worse (at least ``effect``), or whose interval ends
+    before ``margin``; with so many runs that happens in four of five cases. Repeats of the run
+    under test come first; where no number of them would do, as many of the baseline are added.
+
+    Returns:
+        More runs of the baseline and of the run under test; None where not even hundreds would do.
+    """
+    a, b = change.num_runs
+    for added in ((0, 1), (1, 1)):
+        for n in range(1, MOST_RUNS + 1):
+            runs = (a + n * added[0], b + n * added[1])
+            if _would_settle(change, runs, tail, effect, margin):
+                return n * added[0], n * added[1]
+    return None
+
+
+def _would_settle(
+    change: Change, runs: tuple[int, int], tail: float, effect: float, margin: float
+) -> bool:
+    freedom = change.freedom + sum(runs) - sum(change.num_runs)
+    error = change.error(runs)
+    is_worse = change.point >= effect
+    shown = (student_quantile(tail, freedom) + POWER_Z) * error <= change.point
+    half = student_quantile((1 - LEVEL) / 2, freedom)
+    excluded = change.point + (half + POWER_Z) * error <= margin
+    return (is_worse and shown) or excluded
