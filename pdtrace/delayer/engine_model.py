@@ -114,7 +114,9 @@ def fit_engine(
             f"the length of an idle scheduler turn is not recorded; {turn * 1e3:.1f} ms is assumed "
             f"({turn_range[0] * 1e3:.1f} to {turn_range[1] * 1e3:.1f} ms)"
         )
-    taking = _quantile(load.selected - load.picked, 0.25, 0.0009)
+    # With the delayer on most requests are held between the two, and few are taken at once.
+    is_on = bool(run.engine.delayer.enabled)
+    taking = _quantile(load.selected - load.picked, 0.02 if is_on else 0.25, 0.0009)
     launching = _quantile(_selection_to_launch(load, passes), 0.25, 0.0017)
     times = np.array([taking, launching, 0.002, turn, turn, 0.002])
     turn_s = taking + launching + 0.002
@@ -187,8 +189,10 @@ def _measure_turns(load: Load, passes: Passes) -> tuple[float, float | None]:
     before = np.where(at >= 0, reported[np.maximum(at, 0)], -np.inf)
     following = np.append(passes.launch, np.inf)[at + 1]
     idle = (load.arrival > before + 0.02) & (following > load.picked)
-    wait = (load.picked - load.arrival)[idle]
-    wait = wait[np.isfinite(wait) & (wait >= 0)]
+    wait = load.picked - load.arrival
+    usable = np.flatnonzero(idle & (wait >= 0))
+    # Requests of one burst find the same turn: one wait for each idle stretch.
+    wait = wait[usable[np.unique(at[usable], return_index=True)[1]]]
     if len(wait) < 2 * MIN_SAMPLES:
         return 0.0003, None
     low, high = np.quantile(wait, [0.1, 0.9])
