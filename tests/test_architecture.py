@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
         ("collect",),
     ),
     (("loading",), ("compare",), ("simulate",)),  # simulate runs the delayer's policy
-    (("figures",),),
+    (("figures",), ("client",)),
     (("pages", "exports", "check"),),
     (("commands", "reading", "pytest_plugin", "__main__", "__init__"),),
 )

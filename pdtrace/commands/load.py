@@ -1,0 +1,415 @@
+"""Send prompts to a prefill engine at planned times, and write down what becomes of them.
+
+By default four prompts of 8192 tokens at once, one for each DP rank in turn, one token of output,
+the KV cache handed to a fake peer: no decode engine is needed. Bodies are made and sent up to their
+last byte before the clock starts; how late the last bytes went out is printed and written.
+
+  pdtrace load http://127.0.0.1:30000 --batch-size 4 --input-len 8192 --dp-size 4 --flush-cache
+  pdtrace load http://127.0.0.1:30000 -o run/ --warmup 2 --precision 0.05 --max-repeats 30
+  pdtrace load http://127.0.0.1:30000 -o run/ --arrivals poisson --rate 8 --batch-size 400
+  pdtrace load http://127.0.0.1:30000 -o run/ --arrivals closed --concurrency 16 --batch-size 200
+  pdtrace load http://127.0.0.1:30000 -o run/ --rank-offsets-ms 0,5,5,5 --repeats 10
+  pdtrace load http://127.0.0.1:30000 -o run/ --replay recorded/
+  pdtrace load --ab http://127.0.0.1:30000 http://127.0.0.1:30001 -o ab/ --repeats 10
+
+Ctrl-C sends nothing more, waits up to 5 s for answers (again: not at all), completes the files and
+ends with 130 (SIGTERM: 143). An engine that wants a key gets it from PDTRACE_API_KEY.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pdtrace.client.settings import Arrivals, Bounds, LoadSettings, Peer
+    from pdtrace.client.summary import LoadResult
+
+KINDS = ("batch", "poisson", "burst", "closed")
+ONLY_FOR = {
+    "stagger_ms": ("batch", "burst"),
+    "rate": ("poisson",),
+    "burst_size": ("burst",),
+    "burst_gap_ms": ("burst",),
+    "concurrency": ("closed",),
+    "think_ms": ("closed",),
+    "rank_offsets_ms": ("batch", "poisson", "burst"),
+    "prompts_per_post": ("batch", "burst", "closed"),
+    "batch_size": KINDS,
+    "input_len": KINDS,
+    "phase": KINDS,
+}
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1_000_000:
+        raise ValueError
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 1_000_000:
+        raise ValueError
+    return number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e9:
+        raise ValueError
+    return number
+
+
+def _duration(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < 1e9:
+        raise ValueError
+    return number
+
+
+def _durations(text: str) -> tuple[float, ...]:
+    return tuple(_duration(part) for part in text.split(","))
+
+
+def _tokens(text: str) -> object:
+    from pdtrace.client.settings import parse_lengths
+
+    return parse_lengths(text)
+
+
+# argparse names them in its message: "invalid duration value: 'x'"
+_number.__name__ = _count.__name__ = _positive.__name__ = "number"
+_duration.__name__, _durations.__name__, _tokens.__name__ = "duration", "durations", "length"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``load``."""
+    parser.add_argument("url", metavar="URL", nargs="?", help="the engine, as http://HOST:PORT")
+    parser.add_argument(
+        "--ab",
+        nargs=2,
+        metavar=("URL_A", "URL_B"),
+        help="instead: two engines that get the same requests in turns (A B, B A, …); compared",
+    )
+    parser.add_argument("-o", "--output", metavar="DIR", help="the run directory, new or empty")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="take a DIR that holds files: replace those of an earlier load, keep the rest",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the sums as JSON; - is standard output, alone"
+    )
+    load = parser.add_argument_group("what is sent when")
+    load.add_argument(
+        "--arrivals", choices=KINDS, help="at once, at random, in bursts, or by clients (batch)"
+    )
+    load.add_argument("--batch-size", metavar="N", type=_number, help="requests of a repeat (4)")
+    load.add_argument(
+        "--input-len",
+        metavar="N",
+        type=_tokens,
+        help="tokens of a prompt: 8192; drawn, 1024-4096; or in turn, 4096,1024 (8192)",
+    )
+    load.add_argument(
+        "--output-len", metavar="N", type=_number, default=1, help="tokens to generate (1)"
+    )
+    load.add_argument(
+        "--stagger-ms", metavar="MS", type=_duration, help="from one request to the next (0)"
+    )
+    load.add_argument(
+        "--rank-offsets-ms", metavar="MS,MS…", type=_durations, help="added by DP rank"
+    )
+    load.add_argument("--rate", metavar="R", type=_positive, help="poisson: requests a second")
+    load.add_argument("--burst-size", metavar="N", type=_number, help="burst: requests of each (8)")
+    load.add_argument(
+        "--burst-gap-ms", metavar="MS", type=_duration, help="from one burst to the next (1000)"
+    )
+    load.add_argument("--concurrency", metavar="N", type=_number, help="closed: clients (4)")
+    load.add_argument(
+        "--think-ms", metavar="MS", type=_duration, help="closed: from answer to next request (0)"
+    )
+    load.add_argument(
+        "--replay", metavar="PATH", help="the requests of a recorded run, with its times and ids"
+    )
+    load.add_argument(
+        "--prompts-per-post",
+        metavar="N",
+        type=_number,
+        help="simultaneous prompts in one HTTP request (1)",
+    )
+    load.add_argument(
+        "--tokenizer", metavar="NAME", help="send texts: a tokenizer.json, its directory, or a name"
+    )
+    load.add_argument(
+        "--vocab-size",
+        metavar="N",
+        type=_number,
+        default=32000,
+        help="input ids are below (%(default)s)",
+    )
+    load.add_argument("--phase", metavar="NAME", help="request ids begin with it (by --arrivals)")
+    load.add_argument("--seed", metavar="S", type=_count, default=0, help="%(default)s")
+    where = parser.add_argument_group("where to")
+    where.add_argument(
+        "--dp-size", metavar="N", type=_number, help="DP ranks to spread over (the engine's)"
+    )
+    where.add_argument(
+        "--route",
+        nargs="+",
+        metavar=("WHERE", "N"),
+        help="round-robin, rank N, balancer, or recorded (round-robin; with --replay: recorded)",
+    )
+    where.add_argument(
+        "--engine-version", metavar="V", help="whose fields are sent (as the engine says)"
+    )
+    where.add_argument(
+        "--bootstrap-host",
+        metavar="ADDRESS",
+        help="who takes the KV cache (2.2.2.2, a fake that every release knows); none: no transfer",
+    )
+    where.add_argument("--bootstrap-port", metavar="N", type=_number, help="(none)")
+    bounds = parser.add_argument_group("how often, and how long at most")
+    bounds.add_argument(
+        "--warmup",
+        metavar="N",
+        type=_count,
+        default=0,
+        help="requests of every rank before, not written down (%(default)s)",
+    )
+    bounds.add_argument(
+        "--flush-cache", action="store_true", help="flush the prefix cache before each repeat"
+    )
+    bounds.add_argument("--repeats", metavar="N", type=_number, default=1, help="%(default)s")
+    bounds.add_argument(
+        "--precision",
+        metavar="X",
+        type=_positive,
+        help="repeat until the mean makespan's 95 %% interval is within ± this share, as 0.05",
+    )
+    bounds.add_argument(
+        "--max-repeats", metavar="N", type=_number, default=30, help="then at most (%(default)s)"
+    )
+    bounds.add_argument(
+        "--pause-ms",
+        metavar="MS",
+        type=_duration,
+        default=300.0,
+        help="between repeats (%(default)g)",
+    )
+    bounds.add_argument(
+        "--max-requests",
+        metavar="N",
+        type=_number,
+        default=100_000,
+        help="sent in all to an engine (%(default)s)",
+    )
+    bounds.add_argument(
+        "--max-duration", metavar="S", type=_positive, default=3600.0, help="in all (%(default)g)"
+    )
+    bounds.add_argument(
+        "--timeout", metavar="S", type=_positive, default=300.0, help="of an answer (%(default)g)"
+    )
+    bounds.add_argument(
+        "--connect-timeout", metavar="S", type=_positive, default=10.0, help="(%(default)g)"
+    )
+    bounds.add_argument(
+        "--wait",
+        metavar="S",
+        type=_duration,
+        default=0.0,
+        help="for an engine that does not answer yet (%(default)g)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send the load, say what came of it, and compare two engines.
+
+    Raises:
+        UsageError: Options do not fit together or the engine, or the extra is missing.
+        InputError: There is no engine, or nothing to replay.
+        NothingMeasuredError: No request was answered, or the two runs cannot be compared.
+        OutputError: The directory cannot be used.
+    """
+    import sys
+
+    from pdtrace.errors import NothingMeasuredError, UsageError
+    from pdtrace.untrusted import show
+    from pdtrace.exports.writing import STDOUT, write_text
+
+    settings = build_settings(args)
+    try:
+        from pdtrace.client.session import run_load
+        from pdtrace.client.summary import describe, write_summary_json
+    except ImportError as error:
+        raise UsageError(
+            f"load needs the extra pdtrace[load] ({error.name} is missing):"
+            " pip install 'pdtrace[load]'"
+        ) from error
+
+    def say(line: str) -> None:
+        if args.json != STDOUT:
+            write_text(STDOUT, line + "\n")
+
+    def warn(line: str) -> None:
+        sys.stderr.write(f"pdtrace: {show(line)}\n")
+        sys.stderr.flush()
+
+    result, caught = run_load(settings, say, warn)
+    for engine in result.engines:
+        for line in describe(engine):
+            say(f"{line}  ({engine.name})" if engine.name else line)
+    if args.json:
+        write_text(args.json, write_summary_json(result))
+    if result.stopped not in ("done", "nothing_answered"):
+        warn(_why(result, args))
+    if caught is not None:
+        return 128 + caught
+    if not result.num_ok:
+        raise NothingMeasuredError(f"no request was answered{_first_error(result)}")
+    if args.ab and args.json != STDOUT:
+        _compare(args)
+    return 0
+
+
+def build_settings(args: argparse.Namespace) -> LoadSettings:
+    """What the options say.
+
+    Raises:
+        UsageError: They do not fit together.
+    """
+    from pdtrace.client.settings import (
+        Lengths,
+        LoadSettings,
+        Prompts,
+        Route,
+        check_phase,
+        parse_route,
+        parse_url,
+    )
+    from pdtrace.errors import UsageError
+
+    if (args.url is None) == (args.ab is None):
+        raise UsageError("name one engine, or two with --ab")
+    if args.ab and args.output is None:
+        raise UsageError("--ab needs -o DIR: the two runs are compared from their files")
+    kind = "replay" if args.replay else args.arrivals or "batch"
+    if args.replay and args.arrivals:
+        raise UsageError("--replay: the recording says when to send; leave out --arrivals")
+    for name, kinds in ONLY_FOR.items():
+        if getattr(args, name) is not None and kind not in kinds:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} means nothing with {_name_arrivals(kind)}")
+    usual = "recorded" if args.replay else "round-robin"
+    route = parse_route(args.route) if args.route else Route(usual)
+    if route.kind == "recorded" and not args.replay:
+        raise UsageError("--route recorded needs --replay")
+    return LoadSettings(
+        targets=tuple(parse_url(url) for url in args.ab or [args.url]),
+        arrivals=_arrivals(args, kind),
+        prompts=Prompts(
+            lengths=args.input_len or Lengths(),
+            output_len=args.output_len,
+            vocab_size=args.vocab_size,
+            tokenizer=args.tokenizer,
+            per_post=args.prompts_per_post or 1,
+            seed=args.seed,
+            phase=None if args.phase is None else check_phase(args.phase),
+        ),
+        route=route,
+        peer=_peer(args),
+        bounds=_bounds(args),
+        directory=args.output,
+        is_forced=args.force,
+        replay=args.replay,
+        dp_size=args.dp_size,
+        engine_version=args.engine_version,
+        num_warm=args.warmup,
+        is_flushed=args.flush_cache,
+    )
+
+
+def _name_arrivals(kind: str) -> str:
+    return "--replay" if kind == "replay" else f"--arrivals {kind}"
+
+
+def _arrivals(args: argparse.Namespace, kind: str) -> Arrivals:
+    from pdtrace.client.settings import Arrivals
+    from pdtrace.errors import UsageError
+
+    if kind == "poisson" and args.rate is None:
+        raise UsageError("--arrivals poisson needs --rate")
+    given = {
+        "num_requests": args.batch_size,
+        "stagger_s": _seconds(args.stagger_ms),
+        "rate": args.rate,
+        "burst_size": args.burst_size,
+        "burst_gap_s": _seconds(args.burst_gap_ms),
+        "concurrency": args.concurrency,
+        "think_s": _seconds(args.think_ms),
+        "rank_offsets_s": args.rank_offsets_ms and tuple(ms / 1e3 for ms in args.rank_offsets_ms),
+    }
+    return Arrivals(kind=kind, **{name: v for name, v in given.items() if v is not None})
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3
+
+
+def _peer(args: argparse.Namespace) -> Peer | None:
+    from pdtrace.client.settings import FAKE_HOST, Peer
+    from pdtrace.errors import UsageError
+
+    if args.bootstrap_host is None and args.bootstrap_port is None:
+        return None
+    if args.bootstrap_host == "none":
+        if args.bootstrap_port is not None:
+            raise UsageError("--bootstrap-port means nothing with --bootstrap-host none")
+        return Peer(None)
+    return Peer(args.bootstrap_host or FAKE_HOST, args.bootstrap_port)
+
+
+def _bounds(args: argparse.Namespace) -> Bounds:
+    from pdtrace.client.settings import Bounds
+
+    return Bounds(
+        num_repeats=args.repeats,
+        precision=args.precision,
+        max_repeats=args.max_repeats,
+        max_requests=args.max_requests,
+        max_duration=args.max_duration,
+        timeout=args.timeout,
+        connect_timeout=args.connect_timeout,
+        pause=args.pause_ms / 1e3,
+        wait=args.wait,
+    )
+
+
+def _why(result: LoadResult, args: argparse.Namespace) -> str:
+    if result.stopped == "interrupted":
+        where = f"; {args.output} is complete up to there" if args.output else ""
+        return f"interrupted{where}"
+    bound = f"--{result.stopped.replace('_', '-')}"
+    return f"ended by {bound}, before all was sent that was asked for"
+
+
+def _first_error(result: LoadResult) -> str:
+    errors = (o.answer.error for engine in result.engines for o in engine.outcomes)
+    first = next((e for e in errors if e), None)
+    return "" if first is None else f": {first}"
+
+
+def _compare(args: argparse.Namespace) -> None:
+    """Compare the two runs, as ``pdtrace compare DIR/a DIR/b`` does."""
+    import argparse as argparse_module
+    from pathlib import Path
+
+    from pdtrace.commands import compare
+
+    parser = argparse_module.ArgumentParser()
+    compare.add_arguments(parser)
+    top = Path(args.output)
+    compare.run(parser.parse_args([str(top / "a"), str(top / "b")]))
