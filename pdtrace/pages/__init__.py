@@ -6,6 +6,7 @@ hashes it names.
 """
 
 from pdtrace.pages.comparison_page import render_comparison
+from pdtrace.pages.fleet_page import build_row, render_fleet
 from pdtrace.pages.numbers import format_metric
 from pdtrace.pages.page_file import Page, Tile, find_dashboards, list_pages, load_page
 from pdtrace.pages.run_page import render_page
@@ -13,10 +14,12 @@ from pdtrace.pages.run_page import render_page
 __all__ = [
     "Page",
     "Tile",
+    "build_row",
     "find_dashboards",
     "format_metric",
     "list_pages",
     "load_page",
     "render_comparison",
+    "render_fleet",
     "render_page",
 ]

@@ -15,6 +15,7 @@ class Number:
         unit: Beside it; empty where the value says it.
         small: Under it: its interval, or why it is not known.
         hint: What it means, on hover.
+        kind: Its unit as table ``metrics`` names it, for the script; empty: it is not of one run.
     """
 
     label: str
@@ -22,6 +23,7 @@ class Number:
     unit: str = ""
     small: str = ""
     hint: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ def name_run(run: Run) -> str:
     return f"{name} and {len(paths) - 3} more" if len(paths) > 3 else name
 
 
-def tell_facts(run: Run, survey: Survey) -> list[str]:
-    """What was recorded: engine, role, ranks, time, delayer."""
+def describe_engine(run: Run) -> list[str]:
+    """Engine and release, role, ranks and model, as far as the input says."""
     engine = run.engine
     low, high = engine.release_min, engine.release_max
     release = low or high
@@ -41,6 +41,12 @@ def tell_facts(run: Run, survey: Survey) -> list[str]:
     facts.append(f"{run.dp_size} DP ranks")
     if engine.model_path:
         facts.append(engine.model_path)
+    return facts
+
+
+def tell_facts(run: Run, survey: Survey) -> list[str]:
+    """What was recorded: engine, role, ranks, time, delayer."""
+    facts = describe_engine(run)
     if len(survey):
         begin = dt.datetime.fromtimestamp(survey.origin_ns / 1e9, dt.UTC)
         facts.append(f"from {begin:%Y-%m-%d %H:%M:%S} UTC, {format_span(float(survey.end[-1]))}")

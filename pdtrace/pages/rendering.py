@@ -10,15 +10,19 @@ from plotly.offline import get_plotlyjs
 
 from pdtrace.figures import draw_figure
 from pdtrace.figures.figure import PALETTE
+from pdtrace.figures.fleet import Fleet
 from pdtrace.figures.packing import pack_text
 from pdtrace.pages.head import render_facts, render_remarks, render_verdict
 from pdtrace.pages.page_file import find_dashboards
 from pdtrace.pages.policy import build_policy, dump_data, one_newline, show_text
+from pdtrace.pages.runs_table import render_runs_tile
 from pdtrace.pages.tiles import render_figure_tile, render_metrics_tile
 
 if TYPE_CHECKING:
     from pdtrace.pages.content import Content
     from pdtrace.pages.page_file import Page
+
+STYLES = ("page.css", "content.css")
 
 
 def render(page: Page, content: Content) -> str:
@@ -30,6 +34,9 @@ def render(page: Page, content: Content) -> str:
     tiles: list[str] = []
     drawn: list[dict[str, Any]] = []
     for number, tile in enumerate(page.tiles):
+        if tile.runs and isinstance(content.drawn, Fleet):
+            tiles.append(render_runs_tile(tile, content.drawn))
+            continue
         if tile.figure is None:
             tiles.append(render_metrics_tile(tile, content.numbers))
             continue
@@ -48,6 +55,8 @@ def render(page: Page, content: Content) -> str:
         )
     folder = find_dashboards()
     template = (folder / "page.html").read_text("utf-8")
+    if any(tile.runs for tile in page.tiles):
+        template = template.replace("</body>", "<script>{{sortable.js}}</script>\n</body>")
     # Every script that the template names stands in the page, and its hash in the policy.
     scripts = {
         name: one_newline((folder / name).read_text("utf-8"))
@@ -59,7 +68,7 @@ def render(page: Page, content: Content) -> str:
         "title": show_text(page.title),
         "subject": show_text(content.name),
         "version": show_text(find_version()),
-        "css": (folder / "page.css").read_text("utf-8"),
+        "css": "".join((folder / name).read_text("utf-8") for name in STYLES),
         "facts": render_facts(content),
         "verdict": render_verdict(content),
         "warnings": render_remarks(content),

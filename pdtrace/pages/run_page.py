@@ -64,5 +64,7 @@ def collect_numbers(metrics: pl.DataFrame) -> dict[str, Number]:
             low, high = (" ".join(format_metric(row[k], row["unit"])) for k in ("low", "high"))
             small = f"{low} – {high}"
         label = spell_metric(row["metric"])
-        numbers[row["metric"]] = Number(label, value, unit, small, row["note"] or "")
+        numbers[row["metric"]] = Number(
+            label, value, unit, small, row["note"] or "", kind=row["unit"]
+        )
     return numbers
