@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.commands.whatif import print_report
     from pdtrace.delayer.replay import choose_requests, fit_engine
     from pdtrace.delayer.tuning import tune
-    from pdtrace.exports.forecast import build_advice_report, write_advice
+    from pdtrace.exports.advice import build_advice_report, write_advice
     from pdtrace.reading import read_run
     from pdtrace.sources.joining import join_requests
 

@@ -138,11 +138,15 @@ def fit_engine(
     if chunk <= 0:
         chunk = float(max(passes.tokens.max(), 1.0))
         notes.append(f"the chunk budget is not known; the largest batch seen, {chunk:.0f}, is used")
-    delayer = engine.delayer
-    recorded = Setting(
-        delayer.max_delay_passes or 30 if delayer.enabled else None,
-        delayer.token_usage_low_watermark if delayer.enabled else None,
-    )
+    delayer, pool = engine.delayer, float(engine.max_total_num_tokens or np.inf)
+    watermark = delayer.token_usage_low_watermark if delayer.enabled else None
+    if watermark is not None and np.isinf(pool):
+        watermark = None
+        notes.append(
+            "the recording was made with a low watermark, and the size of the KV pool is not known:"
+            " the watermark is left out"
+        )
+    recorded = Setting(delayer.max_delay_passes or 30 if delayer.enabled else None, watermark)
     return EngineModel(
         load=_shift(load, pickup),
         passes=passes,
@@ -153,7 +157,7 @@ def fit_engine(
         idle_launch=_idle_launches(passes, cost),
         num_ranks=run.dp_size,
         chunk=chunk,
-        pool=float(engine.max_total_num_tokens or np.inf),
+        pool=pool,
         rules=rules_for(version),
         recorded=recorded,
         drift=max(LEAST_DRIFT, _measure_drift(cost)),

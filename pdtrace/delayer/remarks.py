@@ -69,16 +69,16 @@ def remark_on(
     ]
     if shaky:
         said.append(
-            f"bounds marked ~ ({', '.join(shaky)}): a tenth or more of the waits end so near the "
+            f"Bounds marked ~ ({', '.join(shaky)}): a tenth or more of the waits end so near the "
             "bound that a slightly longer or shorter turn ends them the other way; predictions "
-            "there are less certain"
+            "there are less certain."
         )
     busiest = max(outcomes, key=lambda o: o.throughput[0], default=off)
     if busiest.throughput[0] > 0 and not busiest.latency[0] < 0:
         said.append(
-            f"if only throughput counts: {busiest.setting.max_delay_passes} passes compute "
+            f"If only throughput counts: {busiest.setting.max_delay_passes} passes compute "
             f"{name_change(busiest.throughput)} tokens per busy second, at "
-            f"{name_change(busiest.latency)} mean latency"
+            f"{name_change(busiest.latency)} mean latency."
         )
     return tuple(said)
 
@@ -92,17 +92,17 @@ def _on_flags(model: EngineModel) -> list[str]:
     elif model.role in (None, "prefill"):
         said.append(
             f"{QUEUE_RATIO} and {DEADLINE} do nothing on a prefill engine: its running batch is "
-            "always empty"
+            "always empty."
         )
     if rules.ignores_flag_passes:
         said.append(
             f"{PASSES} has no effect in {rules.release} (its environment default of 30 wins); "
-            f"{ENV_MAX_DELAY_PASSES} sets it"
+            f"{ENV_MAX_DELAY_PASSES} sets it."
         )
     if model.role == "null":
         said.append(
-            "this engine decodes too; decode passes and their KV are not replayed, so take the "
-            "figures as those of its prefill alone"
+            "This engine decodes too; decode passes and their KV are not replayed, so take the "
+            "figures as those of its prefill alone."
         )
     return said
 
@@ -111,19 +111,17 @@ def _on_watermark(model: EngineModel, usage: NDArray[np.int64]) -> list[str]:
     if np.isinf(model.pool):
         return [
             f"{WATERMARK} was left out: the recording does not tell the size of the KV pool (the "
-            "line max_total_num_tokens=… of the log, or /server_info)"
+            "line max_total_num_tokens=… of the log, or /server_info)."
         ]
     waits = int(usage.sum())
     if not waits:
         return []
     share = np.cumsum(usage) / waits
-    nine = (int(np.searchsorted(share, 0.9)) + 1) / 1000
-    every = (int(np.flatnonzero(usage)[-1]) + 1) / 1000
+    most = (int(np.searchsorted(share, 0.99)) + 1) / 1000
     return [
-        f"{WATERMARK} above {every:g} does nothing but undo the delayer: whenever a wait would "
-        "begin, a rank that asks has its KV pool emptier than that, so prefill is let through at "
-        f"once. Above {nine:g} this holds for nine waits in ten, and {share[0]:.0%} of them begin "
-        "while such a rank holds nothing at all"
+        f"{WATERMARK} above {most:g} does nothing but undo the delayer: when a wait would begin, a "
+        "rank that asks has its KV pool emptier than that (in 99 of 100 replayed cases; in "
+        f"{share[0]:.0%} it holds nothing), and prefill is let through at once."
     ]
 
 
@@ -132,7 +130,7 @@ def _on_recording(model: EngineModel) -> list[str]:
     if passes is None or passes <= 1:
         return []
     return [
-        f"the recording was made with the delayer on ({passes} passes), so the delayer off is "
+        f"The recording was made with the delayer on ({passes} passes), so the delayer off is "
         "itself a prediction, and a client that waits for answers would have sent otherwise; a "
-        "recording without the delayer tells more"
+        "recording without the delayer tells more."
     ]

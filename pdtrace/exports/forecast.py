@@ -1,4 +1,4 @@
-"""What the replay predicts, as JSON and as a report.
+"""What the replay predicts of given settings, as JSON and as a report.
 
 History of ``schema_version``: 1, the first.
 """
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pdtrace.delayer.replay import EngineModel, Prediction, Setting
-    from pdtrace.delayer.tuning import Advice, Outcome
 
 SCHEMA_VERSION = 1
 
@@ -29,42 +28,33 @@ def write_forecast(
         {
             "max_delay_passes": p.setting.max_delay_passes,
             "token_usage_low_watermark": p.setting.token_usage_low_watermark,
-            "predicted": {k: _plain(v) for k, v in p.values.items()},
-            "intervals": {k: [_plain(a), _plain(b)] for k, (a, b) in p.intervals.items()},
+            "predicted": {k: plain_number(v) for k, v in p.values.items()},
+            "intervals": {
+                k: [plain_number(a), plain_number(b)] for k, (a, b) in p.intervals.items()
+            },
         }
         for p in predictions
     ]
-    return _dump(
+    return dump_json(
         {
-            "measured": {k: _plain(v) for k, v in measured.items()},
+            "measured": {k: plain_number(v) for k, v in measured.items()},
             "scenarios": scenarios,
-            "engine": _engine(model),
+            "engine": describe_engine(model),
         }
     )
 
 
-def write_advice(model: EngineModel, advice: Advice) -> str:
-    """JSON of a tuning: ``chosen`` (null: leave it off), ``flags``, ``outcomes``, ``remarks``."""
-    return _dump(
-        {
-            "chosen": None if advice.chosen is None else _outcome(advice.chosen),
-            "flags": list(advice.flags),
-            "outcomes": [_outcome(o) for o in advice.outcomes],
-            "remarks": list(advice.remarks),
-            "engine": _engine(model),
-        }
-    )
-
-
-def _dump(content: dict[str, Any]) -> str:
+def dump_json(content: dict[str, Any]) -> str:
+    """The document, its version first."""
     return json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=1) + "\n"
 
 
-def _plain(value: float | None) -> float | None:
+def plain_number(value: float | None) -> float | None:
+    """The number, or None for what strict JSON has no word for."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def _engine(model: EngineModel) -> dict[str, Any]:
+def describe_engine(model: EngineModel) -> dict[str, Any]:
     """What the prediction rests on."""
     cost = model.costs[0]
     names = ("floor_s", "s_per_1000_tokens", "s_per_1e6_squares", "s_per_1000_tokens_of_all", "s")
@@ -74,6 +64,8 @@ def _engine(model: EngineModel) -> dict[str, Any]:
         "pass_cost": dict(zip(names, map(float, cost.theta), strict=True)),
         "is_launch_blocking": cost.is_blocking,
         "scheduler_turn_s": float(model.times[3]),
+        "scheduler_turn_low_s": model.turn_range[0],
+        "scheduler_turn_high_s": model.turn_range[1],
         "scheduler_turn_source": model.turn_source,
         "arrival_source": model.load.arrival_source,
         "num_stalls": len(cost.stalls),
@@ -82,26 +74,11 @@ def _engine(model: EngineModel) -> dict[str, Any]:
     }
 
 
-def _outcome(o: Outcome) -> dict[str, Any]:
-    def change(x: tuple[float, float, float]) -> dict[str, float | None]:
-        return dict(zip(("change_ratio", "low", "high"), map(_plain, x), strict=True))
-
-    return {
-        "max_delay_passes": o.setting.max_delay_passes,
-        "longest_wait_s": o.bound_s,
-        "request_latency_mean_s": change(o.latency),
-        "ttft_p99_s": change(o.p99),
-        "prefill_throughput_tok_s": change(o.throughput),
-        "num_iterations": o.num_iterations,
-        "num_delay_passes": o.num_delay_passes,
-    }
-
-
 def name_setting(setting: Setting) -> str:
     """A setting in words."""
     if not setting.max_delay_passes or setting.max_delay_passes <= 1:
         return "off"
-    words = plural(setting.max_delay_passes, "pass").replace("passs", "passes")
+    words = plural(setting.max_delay_passes, "pass")
     if setting.token_usage_low_watermark is not None:
         words += f", watermark {setting.token_usage_low_watermark:g}"
     return words
@@ -143,57 +120,18 @@ def build_forecast_report(
             cells.append(text)
         rows.append(tuple(cells))
     columns = ("", "recorded", *(name_setting(p.setting) for p in predictions))
-    notes = ("In brackets: nine in ten runs are expected between.", *_rests_on(model))
+    notes = ("In brackets: nine in ten runs are expected between.", *rests_on(model))
     return Report(tuple(verdict[:3]), None, (Section("Predicted", columns, tuple(rows), notes),))
 
 
-def build_advice_report(model: EngineModel, advice: Advice) -> Report:
-    """The report of a tuning."""
-    if advice.chosen is None:
-        verdict: tuple[str, ...] = (
-            "Leave the delayer off: no bound is predicted to gain more than it risks.",
-        )
-    else:
-        o = advice.chosen
-        verdict = (
-            f"Use {' '.join(advice.flags)}",
-            f"Predicted: mean request latency {_percent(o.latency)}, p99 time to first token "
-            f"{_percent(o.p99)}, tokens per busy second {_percent(o.throughput)}.",
-            f"A request is held back at most {seconds(o.bound_s)}.",
-        )
-    rows = tuple(
-        (
-            str(o.setting.max_delay_passes), seconds(o.bound_s), _percent(o.latency),
-            _percent(o.p99), _percent(o.throughput), whole(o.num_iterations),
-            whole(o.num_delay_passes),
-        )
-        for o in advice.outcomes
-    )  # fmt: skip
-    columns = (
-        "bound", "held up to", "mean latency", "p99 to 1st token", "tok per busy s",
-        "iterations", "delay passes",
-    )  # fmt: skip
-    notes = (
-        "Changes against the delayer off; nine in ten runs are expected within ±.",
-        *advice.remarks,
-        *_rests_on(model),
-    )
-    return Report(verdict, None, (Section("Sweep", columns, rows, tuple(dict.fromkeys(notes))),))
-
-
-def _percent(change: tuple[float, float, float]) -> str:
-    if not math.isfinite(change[0]):
-        return "not known"
-    point, low, high = (100 * x for x in change)
-    return f"{point:+.1f} ± {(high - low) / 2:.1f} %"
-
-
-def _rests_on(model: EngineModel) -> tuple[str, ...]:
-    turn = model.times[3]
+def rests_on(model: EngineModel) -> tuple[str, ...]:
+    """Notes on what a prediction rests on."""
+    turn, (low, high) = float(model.times[3]), model.turn_range
+    source = "from spans" if model.turn_source == "spans" else "assumed"
     said = [
-        f"A delayed scheduler turn takes {turn * 1e3:.2f} ms here"
-        + (" (from spans)" if model.turn_source == "spans" else " (assumed)")
-        + f", so 30 passes hold a request back up to {seconds(29 * float(turn))}."
+        f"A delayed scheduler turn takes {turn * 1e3:.2f} ms here ({source}; {low * 1e3:.2f} to "
+        f"{high * 1e3:.2f} ms are possible), so 30 passes hold a request back up to "
+        f"{seconds(29 * turn)} ({seconds(29 * low)} to {seconds(29 * high)})."
     ]
     if model.costs[0].stalls:
         said.append(
