@@ -21,10 +21,13 @@ async function loadPlotly() {
 
 async function unpack(packed) {
   const raw = new Uint8Array(await inflate(packed.b)), n = packed.n;
-  if (packed.w === 1 && !packed.d) return raw;
-  const out = packed.w <= 4 && !packed.d ? new Uint32Array(n) : new Float64Array(n);
+  if (packed.w === 1 && !packed.s) return raw;
+  const out = packed.w <= 4 && !packed.s ? new Uint32Array(n) : new Float64Array(n);
   for (let plane = packed.w - 1, at = plane * n; plane >= 0; plane--, at -= n) {
     for (let i = 0; i < n; i++) out[i] = out[i] * 256 + raw[at + i];
+  }
+  if (packed.s && !packed.d) {
+    for (let i = 0; i < n; i++) out[i] = out[i] % 2 ? -(out[i] + 1) / 2 : out[i] / 2;
   }
   if (packed.d) {
     for (let i = 0, sum = 0; i < n; i++) {

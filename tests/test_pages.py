@@ -210,7 +210,7 @@ class TestInBrowser:
         time.sleep(0.2)
         ActionChains(driver).move_to_element_with_offset(area, round(dx), round(dy)).perform()
         time.sleep(0.4)
-        shown = text(driver, ".hoverlayer")
+        shown = text(driver, ".tip")
         (cell,) = run.rank_passes.filter(
             (pl.col("iteration") == 3) & (pl.col("dp_rank") == 1)
         ).iter_rows(named=True)

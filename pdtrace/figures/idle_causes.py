@@ -27,6 +27,12 @@ NAMES = {
 COLOURS = {"held_by_delayer": "delayed", "unknown": "unknown"}
 
 
+def spell_cause(cause: str, detail: str | None) -> str:
+    """A cause in words; beside another rank's chunk the detail is of the second order."""
+    name = cause if cause == "other_rank_mid_chunk" else detail or cause
+    return NAMES.get(name, name.replace("_", " "))
+
+
 def draw_idle_causes(run: Run | Survey) -> Figure:
     """Draw one bar a cause: its idle rank passes, labelled with their time.
 
@@ -37,17 +43,16 @@ def draw_idle_causes(run: Run | Survey) -> Figure:
     if causes.is_empty():
         return build_empty(TITLE, "No rank idled, or it is not known.")
     cause, detail = pl.col("cause").cast(pl.String), pl.col("cause_detail").cast(pl.String)
-    # Beside another rank's chunk the detail is of the second order.
-    name = (
-        pl.when(cause == "other_rank_mid_chunk").then(cause).otherwise(pl.coalesce(detail, cause))
-    )
+    spelt = [
+        spell_cause(c, d) for c, d in causes.select(cause, detail.alias("cause_detail")).iter_rows()
+    ]
     rows = (
-        causes.with_columns(name.alias("name"), cause.alias("cause"))
+        causes.with_columns(pl.Series("name", spelt, pl.String), cause.alias("cause"))
         .group_by("name", maintain_order=True)
         .agg(pl.col("cause").first(), pl.col("num_passes", "seconds", "share").sum())
         .sort("num_passes", descending=True, maintain_order=True)
     )
-    names = [NAMES.get(n, n) for n in rows["name"].to_list()]
+    names = rows["name"].to_list()
     kinds = [COLOURS.get(c, "idle") for c in rows["cause"].to_list()]
     data: list[dict[str, Any]] = [
         {

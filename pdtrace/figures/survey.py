@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from pdtrace.schema import ROLES
+from pdtrace.joined.breakdown import nothing_left, read_idle_of_log
+from pdtrace.schema import CAUSE_DETAILS, CAUSES, ROLES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +29,8 @@ QUEUES = {
     "token_usage": "token usage",
 }
 
+_MATRICES = ("role", "tokens", "seqs", "cause", "line", "source", "observed")
+_NUM_DETAILS = len(CAUSE_DETAILS) + 1
 _CODES = {"prefill": PREFILL, "decode": DECODE, "idle": IDLE, "unknown": UNKNOWN}
 _LEVELS_PER_ENUM = np.array([_CODES[r] for r in ROLES], dtype=np.uint8)
 
@@ -45,9 +48,11 @@ class Survey:
         confidence: Of the grouping, 0–1.
         width: Ranks that prefilled.
         delay_passes: Passes on which the delayer withheld prefill since the iteration before.
-        role, tokens, line, source: Iteration × rank matrices; line 0 means no line.
+        role, tokens, seqs, line, source: Iteration × rank matrices; line 0 means no line, and
+            ``seqs`` are the requests in the batch.
+        cause: Iteration × rank; why the rank idled as ``name_cause`` spells it, 0 where it did not.
         observed: Whether the role was read, not inferred; iteration × rank.
-        queues: One row per event with the queue columns, and ``t`` in seconds.
+        queues: One row per event with its iteration, the queue columns, and ``t`` in seconds.
     """
 
     run: Run
@@ -62,6 +67,8 @@ class Survey:
     delay_passes: NDArray[np.int64]
     role: NDArray[np.uint8]
     tokens: NDArray[np.int64]
+    seqs: NDArray[np.int64]
+    cause: NDArray[np.uint8]
     line: NDArray[np.int64]
     source: NDArray[np.int64]
     observed: NDArray[np.bool_]
@@ -92,6 +99,8 @@ def survey_run(run: Run | Survey) -> Survey:
     def keep(name: str, values: NDArray[Any]) -> None:
         columns.setdefault(name, []).append(values)
 
+    # A log alone still tells a rank that idles beside another's chunk.
+    is_told, before = not run.requests.is_empty(), nothing_left()
     for part in run:
         iterations = part.iterations
         for name in ("iteration", "fusion_width", "confidence"):
@@ -103,16 +112,24 @@ def survey_run(run: Run | Survey) -> Survey:
         keep("start", starts.to_numpy())
         keep("end", ends.to_numpy())
         keep("duration", took.cast(pl.Float64).fill_null(float("nan")).to_numpy())
-        for name, matrix in _lay_out(part.rank_passes, iterations, dp_size).items():
+        matrices = _lay_out(part.rank_passes, iterations, dp_size)
+        if not is_told:
+            told, before = read_idle_of_log(part, before, run)
+            codes = _code_causes(told["cause"], told["cause_detail"])
+            idle = matrices["role"] == IDLE
+            matrices["cause"] = np.where(idle, codes[:, None], matrices["cause"])
+        for name, matrix in matrices.items():
             keep(name, matrix)
         queues.append(
-            part.events.filter(pl.col("kind") == "prefill").select("ts", "dp_rank", *QUEUES)
+            part.events.filter(pl.col("kind") == "prefill").select(
+                "ts", "dp_rank", "iteration", *QUEUES
+            )
         )
 
     def join(name: str, dtype: type[np.generic]) -> NDArray[Any]:
         parts = columns.get(name)
         if not parts:
-            two = name in ("role", "tokens", "line", "source", "observed")
+            two = name in _MATRICES
             return np.zeros((0, dp_size) if two else 0, dtype)
         return np.concatenate(parts).astype(dtype, copy=False)
 
@@ -141,6 +158,8 @@ def survey_run(run: Run | Survey) -> Survey:
         delay_passes=_count_delay_passes(run, start_ns),
         role=join("role", np.uint8)[order],
         tokens=join("tokens", np.int64)[order],
+        seqs=join("seqs", np.int64)[order],
+        cause=join("cause", np.uint8)[order],
         line=join("line", np.int64)[order],
         source=join("source", np.int64)[order],
         observed=join("observed", np.bool_)[order],
@@ -166,14 +185,39 @@ def _lay_out(
         codes = np.where(delayed & (codes == IDLE), DELAYED, codes).astype(np.uint8)
     role[rows, ranks] = codes[fits]
     out: dict[str, NDArray[Any]] = {"role": role}
-    for name, column in (("tokens", "num_new_tokens"), ("line", "line"), ("source", "source_id")):
+    for name, column in (
+        ("tokens", "num_new_tokens"),
+        ("seqs", "num_new_seqs"),
+        ("line", "line"),
+        ("source", "source_id"),
+    ):
         matrix = np.zeros(shape, np.int64)
         matrix[rows, ranks] = passes[column].fill_null(0).to_numpy()[fits]
         out[name] = matrix
+    causes = np.zeros(shape, np.uint8)
+    why = _code_causes(passes["cause"], passes["cause_detail"])
+    causes[rows, ranks] = np.where(np.isin(codes, (IDLE, DELAYED)), why, 0)[fits]
+    out["cause"] = causes
     observed = np.zeros(shape, np.bool_)
     observed[rows, ranks] = passes["is_observed"].to_numpy()[fits]
     out["observed"] = observed
     return out
+
+
+def _code_causes(cause: pl.Series, detail: pl.Series) -> NDArray[np.uint8]:
+    """Cause and detail in one number from 1 up; a cause that nothing tells is ``unknown``."""
+    first = cause.cast(pl.Enum(CAUSES)).fill_null("unknown").to_physical().cast(pl.Int64)
+    second = detail.cast(pl.Enum(CAUSE_DETAILS)).to_physical().cast(pl.Int64) + 1
+    code: NDArray[np.uint8] = (
+        (1 + first * _NUM_DETAILS + second.fill_null(0)).cast(pl.UInt8).to_numpy()
+    )
+    return code
+
+
+def name_cause(code: int) -> tuple[str, str | None]:
+    """Cause and detail of a number of ``Survey.cause`` from 1 up."""
+    cause, detail = divmod(code - 1, _NUM_DETAILS)
+    return CAUSES[cause], CAUSE_DETAILS[detail - 1] if detail else None
 
 
 def _count_delay_passes(run: Run, start_ns: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import runpy
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +10,9 @@ import pytest
 
 from pdtrace.errors import UsageError
 from pdtrace.figures import draw_figure, list_figures
-from pdtrace.figures.packing import count_chars, pack_array
 from pdtrace.figures.survey import DELAYED, IDLE, PREFILL, UNKNOWN, survey_run
-from pdtrace.figures.timeline import MAX_LEVEL_CHARS
 
 make_run = runpy.run_path(str(Path(__file__).with_name("made_run.py")))["make_run"]
-
-
-def unpack(packed):
-    """Undo ``pack_array`` as page.js does."""
-    raw = np.frombuffer(zlib.decompress(base64.b64decode(packed["b"])), np.uint8)
-    planes = raw.reshape(packed["w"], packed["n"]).astype(np.int64)
-    out = (planes << (8 * np.arange(packed["w"]))[:, None]).sum(axis=0)
-    return np.cumsum(np.where(out % 2, -(out + 1) // 2, out // 2)) if packed["d"] else out
-
-
-@pytest.mark.parametrize("delta", [False, True])
-@pytest.mark.parametrize("top", [1, 200, 60_000, 2**31, 2**40])
-def test_packing_comes_back(top, delta):
-    """An array reaches the page's script unchanged, whatever width its numbers need."""
-    values = np.random.default_rng(1).integers(0, top + 1, 500)
-    assert (unpack(pack_array(values, delta=delta)) == values).all()
 
 
 def test_survey_keeps_idle_and_unknown_apart():
@@ -101,34 +81,12 @@ def test_idle_share_adds_up_to_the_idle_rank_seconds():
     assert table["idle (rank-seconds)"].sum() == pytest.approx(idle, rel=1e-3)
 
 
-def test_small_runs_are_packed_cell_by_cell():
-    """A small run keeps every cell exactly: role, tokens and line."""
-    survey = survey_run(make_run(120, 3, lose_every=7))
-    levels = draw_figure("timeline", survey).levels
-    assert levels["size"] == 1
-    assert (survey.role == unpack(levels["role"]).reshape(3, 120).T).all()
-    assert (survey.tokens == unpack(levels["tokens"]).reshape(3, 120).T).all()
-    there = unpack(levels["has_line"]).reshape(3, 120).T.astype(bool)
-    assert (unpack(levels["line"]).reshape(3, 120).T[there] == survey.line[there]).all()
-    assert {"prefill", "idle", "delayed", "unknown"} == set(levels["roles"])
-
-
-@pytest.mark.slow
-def test_a_million_iterations_stay_within_the_budget():
-    """However long the run, the packed timeline leaves the page under 8 MB, and totals hold."""
-    survey = survey_run(make_run(1_000_000, 8))
-    levels = draw_figure("timeline", survey).levels
-    assert count_chars(levels) <= MAX_LEVEL_CHARS
-    assert unpack(levels["tokens"]).sum() == survey.tokens.sum()
-    assert unpack(levels["count0"]).sum() == (survey.role == PREFILL).sum()
-
-
 def test_unknown_figures_and_options_name_the_known():
     """A typing mistake in a page is answered with the names that exist."""
     run = make_run(5, 2)
     with pytest.raises(UsageError, match=r"timelin.*known: .*timeline"):
         draw_figure("timelin", run)
-    with pytest.raises(UsageError, match="known: x, row_height"):
+    with pytest.raises(UsageError, match="known: x, row_height, max_kb"):
         draw_figure("timeline", run, {"y": 1})
     with pytest.raises(UsageError, match="must be int"):
         draw_figure("timeline", run, {"row_height": "tall"})
@@ -142,14 +100,19 @@ def test_delayed_is_a_role_of_its_own():
 
     import polars as pl
 
+    from pdtrace.run import Part
+
     run = make_run(20, 2)
 
-    class Caused:
-        def __init__(self, part):
-            self.events, self.iterations = part.events, part.iterations
-            cause = pl.when(pl.col("role") == "idle").then(pl.lit("delayer"))
-            self.rank_passes = part.rank_passes.with_columns(cause.alias("cause"))
+    def hold(part):
+        idle = part.rank_passes.filter(pl.col("role") == "idle").select(
+            "iteration",
+            "dp_rank",
+            pl.lit("held_by_delayer").alias("cause"),
+            pl.lit("withheld").alias("cause_detail"),
+        )
+        return Part(part.events, part.iterations, idle)
 
-    survey = survey_run(dataclasses.replace(run, parts=[Caused(p) for p in run]))
+    survey = survey_run(dataclasses.replace(run, parts=[hold(p) for p in run]))
     assert (survey.role == DELAYED).any()
     assert not (survey.role == IDLE).any()
