@@ -94,7 +94,7 @@ class RecordedRun:
     _tails: list[tuple[Path, int]] = field(default_factory=list)
 
     def add(self, path: str | os.PathLike[str]) -> None:
-        """Judge this log or run directory, which lies elsewhere; several are repeats of the run."""
+        """Judge what lies elsewhere: run directories, which are repeats, or the logs of one run."""
         self.paths.append(Path(path))
 
     def follow(self, path: str | os.PathLike[str]) -> None:
@@ -226,7 +226,7 @@ def build_command(paths: Sequence[Path], output: Path, arguments: Mapping[str, A
         for name, rule in BOUNDS.items()
         if arguments.get(name) is not None
     ]
-    return [*command, "--", *map(str, paths), *bounds, *rules]
+    return [*command, *(f"--rule={rule}" for rule in (*bounds, *rules)), "--", *map(str, paths)]
 
 
 def _run_check(paths: Sequence[Path], output: Path, arguments: Mapping[str, Any]) -> Judgement:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pdtrace.check.fingerprints import find_fingerprint
 from pdtrace.check.locations import find_location
 from pdtrace.check.verdicts import Verdict
-from pdtrace.check.wording import describe_finding, headline, sort_by_gravity
+from pdtrace.check.wording import describe_finding, headline, other_reasons, sort_by_gravity
 from pdtrace.exports.untrusted import show
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def build_code_quality(result: CheckResult, root: str | None = None) -> list[dic
     name = result.runs[0].name
     entries = [_entry(f, name, root) for f in sort_by_gravity(result.findings) if not f.has_passed]
     if result.exit_code == 2:
-        text = ". ".join([headline(result), *result.reasons])
+        text = ". ".join([headline(result), *other_reasons(result)])
         place = _place(name, None, root)
         entries.insert(0, _describe(text, "not-judged", find_fingerprint(None), "blocker", place))
     return entries

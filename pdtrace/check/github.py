@@ -18,6 +18,7 @@ from pdtrace.check.wording import (
     WORDS,
     describe_finding,
     headline,
+    other_reasons,
     sort_by_gravity,
 )
 from pdtrace.errors import OutputError
@@ -51,7 +52,7 @@ def build_annotations(result: CheckResult, root: str | None = None) -> list[str]
     warnings = [f for f in sort_by_gravity(result.findings) if _level(f, result) == "warning"]
     commands = [_annotate("error", f, root) for f in errors]
     if result.exit_code == 2:
-        text = "\n".join([headline(result), *result.reasons])
+        text = "\n".join([headline(result), *other_reasons(result)])
         commands.insert(0, _command("error", {"title": "pdtrace: not judged"}, text))
     lines += _limit(commands, "error")
     lines += _limit([_annotate("warning", f, root) for f in warnings], "warning")

@@ -15,6 +15,7 @@ from pdtrace.check.wording import (
     describe_run,
     detail_lines,
     headline,
+    other_reasons,
     show_rule,
 )
 from pdtrace.exports.untrusted import show
@@ -63,7 +64,7 @@ def write_junit(result: CheckResult, when: datetime, *, elapsed_s: float = 0.0) 
     _add_properties(suite, result)
     suite.extend(cases)
     ET.SubElement(suite, "system-out").text = _lines(
-        [headline(result), *result.reasons, *(describe_finding(f) for f in result.findings)]
+        [headline(result), *other_reasons(result), *(describe_finding(f) for f in result.findings)]
     )
     ET.SubElement(suite, "system-err").text = _lines(result.notes)
     ET.indent(suites)
@@ -85,7 +86,7 @@ def _judged_case(result: CheckResult) -> ET.Element:
     case = ET.Element("testcase", {"name": JUDGED, "classname": "pdtrace.check", "time": "0"})
     if result.exit_code == 2:
         told = {"message": show(result.summary), "type": str(result.verdict)}
-        ET.SubElement(case, "error", told).text = _lines([headline(result), *result.reasons])
+        ET.SubElement(case, "error", told).text = _lines([headline(result), *other_reasons(result)])
     return case
 
 

@@ -12,6 +12,7 @@ from pdtrace.check.wording import (
     describe_run,
     detail_lines,
     headline,
+    other_reasons,
     show_where,
     sort_by_gravity,
 )
@@ -83,7 +84,7 @@ def _encode(text: str) -> bytes:
 def _blocks(result: CheckResult, strip: Strip | None) -> Iterator[str]:
     md = show_in_markdown
     yield f"\n## {SIGNS[result.verdict]} pdtrace check\n\n**{md(headline(result))}**\n"
-    for i, reason in enumerate(result.reasons):
+    for i, reason in enumerate(other_reasons(result)):
         yield f"{'' if i else chr(10)}- {md(reason)}\n"
     if result.findings:
         columns = (*COLUMNS, "look at")

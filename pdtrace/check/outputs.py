@@ -84,11 +84,12 @@ def write_outputs(
     strip = None if run is None else find_worst_stretch(run, length)
     root = os.environ.get(WORKSPACE_VARIABLE)
     named = _named(args)
-    for name, target in named.items():
+    # Standard output last: its reader may have gone.
+    for name, target in sorted(named.items(), key=lambda item: item[1] == STDOUT):
         write_text(target, _writer_of(name)(result, strip, root, elapsed_s))
     if STDOUT in named.values():
         return
-    text = render_terminal(build_check_report(result, strip), width=width)
+    text = render_terminal(build_check_report(result, strip), width=width, is_wrapped=False)
     if args.github:
         write_github(result, strip, text)
     else:

@@ -13,6 +13,7 @@ from pdtrace.check.wording import (
     detail_lines,
     has_bound,
     headline,
+    other_reasons,
     show_where,
     sort_by_gravity,
 )
@@ -69,7 +70,7 @@ def _lines(result: CheckResult, strip: Strip | None) -> Iterator[str]:
     yield f"<style>{STYLE}{EXTRA_STYLE}</style></head><body><h1>pdtrace check</h1>"
     sign = SIGNS[result.verdict]
     yield f'<p class="verdict {result.verdict}">{sign} {_text(headline(result))}</p>'
-    yield from (f"<p>{_text(reason)}</p>" for reason in result.reasons)
+    yield from (f"<p>{_text(reason)}</p>" for reason in other_reasons(result))
     if result.findings:
         yield "<h2>Findings</h2>"
         yield (

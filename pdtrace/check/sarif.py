@@ -12,7 +12,7 @@ import pdtrace
 from pdtrace.check.fingerprints import find_fingerprint
 from pdtrace.check.locations import find_uri
 from pdtrace.check.verdicts import Verdict
-from pdtrace.check.wording import describe_finding, headline, sort_by_gravity
+from pdtrace.check.wording import describe_finding, headline, other_reasons, sort_by_gravity
 from pdtrace.exports.untrusted import show
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _not_judged(result: CheckResult, root: str | None) -> dict[str, Any]:
     return {
         "ruleId": NOT_JUDGED,
         "level": "error",
-        "message": {"text": show(". ".join([headline(result), *result.reasons]))},
+        "message": {"text": show(". ".join([headline(result), *other_reasons(result)]))},
         "locations": [_location(result.runs[0].name, None, root)],
         "partialFingerprints": {"pdtraceFinding/v1": find_fingerprint(None)},
     }

@@ -9,6 +9,7 @@ from pdtrace.check.wording import (
     describe_run,
     detail_lines,
     headline,
+    other_reasons,
     show_change,
     show_limit,
     show_rule,
@@ -43,8 +44,8 @@ def build_check_report(result: CheckResult, strip: Strip | None = None) -> Repor
 
 
 def _sections(result: CheckResult) -> Iterator[Section]:
-    if result.reasons:
-        yield Section("Why it was not judged", notes=result.reasons)
+    if reasons := other_reasons(result):
+        yield Section("Why it was not judged", notes=tuple(reasons))
     for finding in sort_by_gravity(result.findings):
         if not finding.has_passed:
             lines = [f"{name:<9} {text}" for name, text in detail_lines(finding)]

@@ -158,7 +158,7 @@ def describe_values(finding: Finding) -> str:
 def describe_finding(finding: Finding) -> str:
     """A finding in one line: metric, both values, rule, reason, and the log line to look at."""
     parts = [
-        f"{finding.title} ({finding.metric}): {describe_values(finding)}",
+        f"{_name(finding, '{title} ({metric})')}: {describe_values(finding)}",
         f"rule: {show_rule(finding)}",
         finding.reason,
     ]
@@ -181,7 +181,7 @@ def detail_lines(finding: Finding) -> Iterator[tuple[str, str]]:
     """A finding line by line, as a name and what stands beside it."""
     value, baseline = show_values([finding.value, finding.baseline], finding.unit)
     yield "verdict", WORDS[finding.verdict]
-    yield "metric", f"{finding.metric} ({finding.title})"
+    yield "metric", _name(finding, "{metric} ({title})")
     yield "this run", "not measured" if finding.value is None else value
     if finding.baseline is not None:
         yield "baseline", baseline
@@ -223,13 +223,20 @@ def _excess(finding: Finding) -> float:
 
 
 def headline(result: CheckResult) -> str:
-    """The verdict of the whole in a word or two, and its one sentence."""
-    word = {
-        Verdict.PASS: "Passed",
-        Verdict.EQUIVALENT: "Passed",
-        Verdict.FAIL: "FAILED",
-        Verdict.INCONCLUSIVE: "NOT JUDGED (inconclusive)",
-        Verdict.UNMEASURED: "NOT JUDGED (not measured)",
-        Verdict.UNCOMPARABLE: "NOT JUDGED (not comparable)",
-    }[result.verdict]
-    return f"{word}: {result.summary}"
+    """The verdict of the whole in a sentence that begins with it."""
+    if result.exit_code == 2:
+        return f"NOT JUDGED: {result.summary}"
+    word = "FAILED" if result.exit_code else "Passed"
+    return f"{word}: {result.summary.removeprefix(f'{word.lower()}: ')}"
+
+
+def other_reasons(result: CheckResult) -> list[str]:
+    """Why it was not judged, without what the headline says already."""
+    return [reason for reason in result.reasons if reason not in result.summary]
+
+
+def _name(finding: Finding, form: str) -> str:
+    """Title and metric, or the metric alone where it has no other title."""
+    if finding.title == finding.metric:
+        return finding.metric
+    return form.format(title=finding.title, metric=finding.metric)

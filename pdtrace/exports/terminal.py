@@ -23,13 +23,15 @@ PLAIN_WIDTH = 100
 COLOURS = {"prefill": "green", "idle": "red", "unknown": "yellow", "decode": "blue"}
 
 
-def render_terminal(report: Report, *, width: int | None = None) -> str:
+def render_terminal(report: Report, *, width: int | None = None, is_wrapped: bool = True) -> str:
     """Render a report as text.
 
     Args:
         report: The report.
         width: Columns of the terminal it is for, which then gets colours (none if the environment
             sets ``NO_COLOR``); None: plain text of ``PLAIN_WIDTH`` columns without any escape.
+        is_wrapped: Whether verdict and notes are folded into these columns; off: a path in them
+            stays in one piece.
     """
     out = StringIO()
     console = Console(
@@ -44,11 +46,11 @@ def render_terminal(report: Report, *, width: int | None = None) -> str:
         legacy_windows=False,
     )
     for line in report.verdict:
-        console.print(Text(show(line), style="bold"))
+        console.print(Text(show(line), style="bold"), soft_wrap=not is_wrapped)
     if report.strip:
         _print_strip(console, report.strip)
     for section in report.sections:
-        _print_section(console, section)
+        _print_section(console, section, is_wrapped=is_wrapped)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
@@ -67,7 +69,7 @@ def _print_strip(console: Console, strip: Strip) -> None:
     console.print(Text("  " + strip_legend(strip), style="dim"))
 
 
-def _print_section(console: Console, section: Section) -> None:
+def _print_section(console: Console, section: Section, *, is_wrapped: bool) -> None:
     console.print(Text(f"\n{section.title}", style="bold underline"))
     if section.rows:
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
@@ -83,4 +85,7 @@ def _print_section(console: Console, section: Section) -> None:
             table.add_row(*(Text(show(cell)) for cell in row))
         console.print(Padding(table, (0, 0, 0, 2)))
     for note in section.notes:
-        console.print(Padding(Text(show(note), style="dim"), (0, 0, 0, 2)))
+        if is_wrapped:
+            console.print(Padding(Text(show(note), style="dim"), (0, 0, 0, 2)))
+        else:
+            console.print(Text(f"  {show(note)}", style="dim"), soft_wrap=True)

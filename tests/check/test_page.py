@@ -66,7 +66,15 @@ def test_text_is_plain(result):
     """Standard output of a CI job is a file: no escapes, no control characters of a log."""
     text = render_terminal(build_check_report(result))
     assert all(c.isprintable() or c == "\n" for c in text)
-    assert text.startswith(("FAILED: ", "FAILED:\n", "NOT JUDGED (not comparable): "))
+    assert text.startswith(("FAILED: ", "FAILED:\n", "NOT JUDGED: "))
+
+
+def test_text_keeps_paths_in_one_piece():
+    """A path folded into columns cannot be clicked, copied, or searched for."""
+    path = f"runs/{'long-' * 40}/server.log"
+    finding = replace(made.RULE, where=replace(made.RULE.where, file=path))
+    text = render_terminal(build_check_report(made.failed(finding)), is_wrapped=False)
+    assert f"{path}:815 " in text
 
 
 def test_text_names_everything_of_a_failure():
