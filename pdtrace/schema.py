@@ -475,6 +475,13 @@ DELAY_EPISODES = Table(
             nullable=True,
         ),
         Column(
+            "num_forwards",
+            pl.UInt32,
+            "forwards in its course, which only went on with prompts of other ranks",
+            "forwards",
+            nullable=True,
+        ),
+        Column(
             "request_seconds",
             pl.Float64,
             "Σ time that requests were withheld in it",
@@ -490,7 +497,7 @@ DELAY_EPISODES = Table(
         ),
         Column(
             "num_saved_forwards",
-            pl.UInt32,
+            pl.Int32,
             "estimate: forwards that its requests would have taken had each run as soon as it "
             "could, less the one they took",
             "forwards",

@@ -96,7 +96,7 @@ def find_waits(
         return Waits(DELAY_EPISODES.empty())
     at = _find_releases(followed, passes, run)
     launches, ends = _lay_out_forwards(at, passes, settled)
-    begin, before, idle = _measure_waits(at, launches, ends)
+    begin, between, before, idle = _measure_waits(at, launches, ends)
 
     ran_out = _match_lines(at, run, "wait_timeout")
     marked = _match_lines(at, run, "token_watermark")
@@ -139,6 +139,7 @@ def find_waits(
             "ended_by": pl.Series(how.tolist(), dtype=pl.String),
             "is_observed": by_line,
             "num_prefillable": at.num_ranks,
+            "num_forwards": between,
             "num_delay_passes": np.where(has_limit, limit or 0, num).astype(np.int64),
             "passes_source": pl.Series(np.where(has_limit, "limit", "estimated").tolist()),
             "pass_s": turns.length / 1e9,
@@ -279,8 +280,8 @@ def _lay_out_forwards(at: Releases, passes: Passes, settled: I64) -> tuple[I64, 
     return launches, ends
 
 
-def _measure_waits(at: Releases, launches: I64, ends: I64) -> tuple[I64, I64, I64]:
-    """When each release's wait began, its passes behind forwards, and its time without one, in ns.
+def _measure_waits(at: Releases, launches: I64, ends: I64) -> tuple[I64, I64, I64, I64]:
+    """When each release's wait began, forwards in it, passes behind forwards, and time without one.
 
     The pass after a launch meets when the forward has run, so each forward that ran when a request
     stood ready, or that went on with a prompt while it stood, is followed by one refusal; unless
@@ -295,7 +296,7 @@ def _measure_waits(at: Releases, launches: I64, ends: I64) -> tuple[I64, I64, I6
     begin = np.where(runs, ends[own], at.ready)
     begin = np.clip(begin, at.ready, at.first)
     idle = at.first - at.ready - overlap(join_stretches(launches, ends), at.ready, at.first)
-    return begin, refused, np.maximum(idle, 0)
+    return begin, between, refused, np.maximum(idle, 0)
 
 
 def _came_apart(at: Releases, begin: I64, refused: I64, length: F64) -> Flags:
