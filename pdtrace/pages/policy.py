@@ -34,7 +34,8 @@ def build_policy(*scripts: str) -> str:
 
 def show_text(text: str) -> str:
     """Text for the page's HTML: markup escaped, control and bidirectional marks made visible."""
-    return html.escape(show(text))
+    # The pages' own numbers keep their unit by a no-break space.
+    return html.escape("\u00a0".join(show(part) for part in text.split("\u00a0")))
 
 
 def dump_data(data: object) -> str:

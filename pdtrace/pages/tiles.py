@@ -40,7 +40,10 @@ def render_figure_tile(tile: Tile, figure: Figure, name: str) -> str:
             '<div class="readout" role="status" aria-live="polite">'
             "Point at a cell, or walk them with the arrow keys.</div>"
         )
-        keys = "Arrow keys walk the cells, + and − zoom, 0 shows all."
+        keys = (
+            "Arrow keys walk the cells, with Shift they select a stretch; + and − zoom, 0 shows "
+            "all, S selects what is shown, R shows the way of the cell's request, Escape clears."
+        )
         access = f'tabindex="0" role="application" aria-label="{show_text(figure.alt)} {keys}"'
     else:
         access = f'role="img" aria-label="{show_text(figure.alt)}"'
@@ -77,7 +80,7 @@ def render_metrics_tile(tile: Tile, numbers: dict[str, Number]) -> str:
         if name not in numbers:
             raise UsageError(describe_unknown("metric", name, numbers))
         number = numbers[name]
-        hint = f' data-metric="{show_text(name)}"'
+        hint = f' data-metric="{show_text(name)}" data-unit="{show_text(number.kind)}"'
         hint += f' title="{show_text(number.hint)}"' if number.hint else ""
         items.append(
             f"<div{hint}><dt>{show_text(number.label)}</dt><dd>{show_text(number.value)} "
