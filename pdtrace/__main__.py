@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import pkgutil
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -83,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(args.run(args))
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is still buffered would fail again when the interpreter closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from pdtrace.exports.writing import drop_stdout
+
+        drop_stdout()
         return 0
     except KeyboardInterrupt:
         return 130

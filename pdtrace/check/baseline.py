@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdtrace.compare.settings import compare_engines
+from pdtrace.compare.settings import compare_engines, select_flags
 from pdtrace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ class Baseline:
 
 def find_difference(a: Record, b: Record) -> str | None:
     """Why two runs are not repeats of each other; None if they may be."""
-    reasons = list(compare_engines(a.engine, b.engine, (a.dp_size, b.dp_size)).reasons)
-    if describe_delayer(a.engine.delayer) != describe_delayer(b.engine.delayer):
+    x, y = (replace(r.engine, server_args=select_flags(r.engine.server_args)) for r in (a, b))
+    reasons = list(compare_engines(x, y, (a.dp_size, b.dp_size)).reasons)
+    if not is_same_delayer(a.engine.delayer, b.engine.delayer):
         reasons.append(
             f"the delayer is {describe_delayer(a.engine.delayer)} and "
             f"{describe_delayer(b.engine.delayer)}"
@@ -82,6 +83,22 @@ def is_same_run(a: Record, b: Record) -> bool:
         return False
     x, y = (np.array([r.metrics[m][0] for m in sorted(a.metrics)]) for r in (a, b))
     return bool(np.allclose(x, y, rtol=1e-5, atol=0))
+
+
+def is_same_delayer(a: DelayerInfo, b: DelayerInfo) -> bool:
+    """Whether two engines delay alike, as far as both say it.
+
+    A watermark or ratio that nothing names is unset; the bounds have defaults, which one source may
+    name and another leave out.
+    """
+    if not (a.enabled and b.enabled):
+        return a.enabled == b.enabled or None in (a.enabled, b.enabled)
+    bounds = ((a.max_delay_passes, b.max_delay_passes), (a.max_delay_ms, b.max_delay_ms))
+    return (
+        a.token_usage_low_watermark == b.token_usage_low_watermark
+        and a.queue_min_ratio == b.queue_min_ratio
+        and all(x == y or None in (x, y) for x, y in bounds)
+    )
 
 
 def describe_delayer(delayer: DelayerInfo) -> str:

@@ -16,7 +16,7 @@ from pdtrace.check.baseline import MOST_RUNS, Baseline
 from pdtrace.check.measures import FEATURES, SKETCHES
 from pdtrace.check.records import Record
 from pdtrace.check.samples import Cell, Sample, Sketch, Workload
-from pdtrace.compare.settings import select_flags
+from pdtrace.compare.settings import UNSET, select_flags
 from pdtrace.errors import InputError
 from pdtrace.run import DelayerInfo, EngineInfo
 from pdtrace.untrusted import show
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 BASELINE_VERSION = 1
 MOST_BYTES = 64_000_000
 MOST_BLOCKS = 100_000
-DIGITS = 6  # significant, of what is not whole
-TIME_DIGITS = 4  # of times of single requests
 _ENGINE = ("engine", "release_min", "release_max", "dp_size", "tp_size", "ep_size", "pp_size",
            "role", "enable_dp_attention", "model_path")  # fmt: skip
 _DELAYER = ("enabled", "max_delay_passes", "token_usage_low_watermark", "queue_min_ratio",
@@ -49,7 +47,7 @@ def write_baseline(baseline: Baseline) -> str:
         "engine": {key: getattr(engine, key) for key in _ENGINE},
         "dp_size": baseline.dp_size,
         "delayer": {key: getattr(engine.delayer, key) for key in _DELAYER},
-        "flags": select_flags(engine.server_args),
+        **_dump_flags(engine.server_args),
         "workload": {
             "is_named": baseline.workload.is_named,
             "phases": [
@@ -62,19 +60,28 @@ def write_baseline(baseline: Baseline) -> str:
     return "\n".join(_lines(tree, 0)) + "\n"
 
 
+def _dump_flags(server_args: dict[str, str]) -> dict[str, Any]:
+    """Flags that are set one a line; the others' names by what stands for unset."""
+    flags = select_flags(server_args)
+    return {
+        "flags": {key: value for key, value in flags.items() if value not in UNSET},
+        "unset_flags": {u: [key for key, value in flags.items() if value == u] for u in UNSET},
+    }
+
+
 def _dump_run(record: Record) -> dict[str, Any]:
     sample = record.sample
     table: dict[str, list[Any]] = {
-        name: [_round(x) for x in sample.column(name)] for name in FEATURES
+        name: [_plain(x) for x in sample.column(name)] for name in FEATURES
     }
     table["usable"] = [int(x) for x in sample.is_usable]
-    table["unanswered"] = [_round(x) for x in sample.unanswered]
-    table["span_s"] = [_round(x) for x in sample.span_s]
+    table["unanswered"] = [_plain(x) for x in sample.unanswered]
+    table["span_s"] = [_plain(x) for x in sample.span_s]
     for name, sketch in sample.sketches.items():
         cells: list[list[float]] = [[] for _ in range(len(sample.is_usable))]
         for value, block, weight in zip(sketch.values, sketch.blocks, sketch.weights, strict=True):
             cell = cells[int(block)]
-            cell += [_round(value * 1e3, TIME_DIGITS) or 0.0, _round(weight) or 0.0]
+            cell += [_plain(value * 1e3, 12) or 0, _plain(weight) or 0]
         # times in milliseconds; each is followed by how many requests it stands for, unless all
         # stand for one
         plain = bool((sketch.weights == 1).all())
@@ -90,18 +97,19 @@ def _dump_run(record: Record) -> dict[str, Any]:
         "name": record.name,
         "files": list(record.files),
         "grouping": record.grouping,
-        "confidence": _round(record.confidence),
+        "confidence": _plain(record.confidence),
         **{key: getattr(record, key) for key in _COUNTS},
-        "metrics": {m: [_round(v), unit] for m, (v, unit) in record.metrics.items()},
+        "metrics": {m: [_plain(v), unit] for m, (v, unit) in record.metrics.items()},
         "phases": phases,
     }
 
 
-def _round(value: float | None, digits: int = DIGITS) -> float | int | None:
+def _plain(value: float | None, digits: int = 15) -> float | int | None:
+    """A number as JSON has it: whole ones without a point, none for what is not known."""
     if value is None or not math.isfinite(value):
         return None
-    rounded = value if value == round(value) else float(f"{value:.{digits}g}")
-    return int(rounded) if rounded == int(rounded) else rounded
+    value = float(f"{value:.{digits}g}")
+    return int(value) if value == int(value) else value
 
 
 def _lines(value: Any, depth: int) -> list[str]:  # noqa: ANN401 (any JSON)
@@ -212,7 +220,9 @@ def read_baseline(path: Path) -> Baseline:
 def _read_engine(reader: _Reader, tree: dict[str, Any]) -> EngineInfo:
     engine = reader.table(tree.get("engine"), "'engine'")
     delayer = reader.table(tree.get("delayer"), "'delayer'")
-    flags = reader.table(tree.get("flags"), "'flags'")
+    flags = {str(k): str(v) for k, v in reader.table(tree.get("flags"), "'flags'").items()}
+    for unset, names in reader.table(tree.get("unset_flags"), "'unset_flags'").items():
+        flags |= {str(name): unset for name in reader.get({"names": names}, "names", (list,))}
     texts = ("release_min", "release_max", "role", "model_path")
     sizes = ("dp_size", "tp_size", "ep_size", "pp_size")
     none = type(None)
@@ -221,7 +231,7 @@ def _read_engine(reader: _Reader, tree: dict[str, Any]) -> EngineInfo:
         **{key: reader.get(engine, key, (str, none)) for key in texts},
         **{key: reader.get(engine, key, (int, none)) for key in sizes},
         enable_dp_attention=reader.get(engine, "enable_dp_attention", (bool, none)),
-        server_args={str(k): str(v) for k, v in flags.items()},
+        server_args=flags,
         delayer=DelayerInfo(
             reader.get(delayer, "enabled", (bool, none)),
             *(reader.get(delayer, key, (int, float, none)) for key in _DELAYER[1:]),

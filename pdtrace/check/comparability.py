@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pdtrace.check.records import build_record
 from pdtrace.check.samples import Pool, Workload
-from pdtrace.compare.settings import SURE, compare_engines
+from pdtrace.compare.settings import SURE, compare_engines, select_flags
 from pdtrace.compare.workload import ALIKE, ALIKE_TOKENS, MIN_SHARE
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Matched:
 def match_run(run: Run, name: str, baseline: Baseline) -> Matched:
     """Measure a run in the blocks of a baseline, or say why that cannot be."""
     record = build_record(run, name, baseline.workload)
-    found = compare_engines(baseline.engine, record.engine, (baseline.dp_size, record.dp_size))
+    engine = replace(record.engine, server_args=select_flags(record.engine.server_args))
+    found = compare_engines(baseline.engine, engine, (baseline.dp_size, record.dp_size))
     notes = [*found.notes, *record.notes]
     groupings = {r.grouping for r in baseline.records}
     if record.grouping not in groupings:
@@ -102,6 +103,13 @@ def _common(pool: Pool, record: Record) -> tuple[float, float]:
 def _rate_difference(pool: Pool, record: Record) -> str | None:
     """Requests that come faster or slower than later answers explain are another workload."""
     mine = record.sample
+    # A client's clock and the engine's tell different things: a request that the engine takes in
+    # late was not sent late.
+    if any(
+        ("request_latency" in s.sketches) != ("request_latency" in mine.sketches)
+        for s in pool.samples
+    ):
+        return None
     spans = np.array([s.span_s for s in pool.samples])
     both = np.isfinite(mine.span_s) & np.isfinite(spans).all(0) & (pool.num > 0) & mine.is_usable
     if not both.any():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdtrace.check.baseline import describe_delayer
+from pdtrace.check.baseline import describe_delayer, is_same_delayer
 from pdtrace.check.changes import measure_change, measure_values
 from pdtrace.check.comparability import is_sure, match_run
 from pdtrace.check.judge import Case, choose_measures, judge_cases
@@ -85,6 +85,16 @@ def check_runs(
         result,
         runs=tuple(_describe_run(t, v) for t, v in zip(tested, verdicts, strict=True)),
         baseline=None if baseline is None else _describe_baseline(baseline, title),
+    )
+
+
+def require_conclusive(result: CheckResult) -> CheckResult:
+    """The same check where an inconclusive finding is no pass either."""
+    if result.exit_code or not result.of(Verdict.INCONCLUSIVE):
+        return result
+    verdict = Verdict.INCONCLUSIVE
+    return replace(
+        result, verdict=verdict, summary=_summarise(verdict, result.findings, result.reasons)
     )
 
 
@@ -283,15 +293,13 @@ def _build_case(
 
 def _name_delayer(finding: Finding, tested: Sequence[Tested], baseline: Baseline) -> Finding:
     """Where the delayer is set otherwise than in the baseline, a failure names that."""
-    before = describe_delayer(baseline.engine.delayer)
-    now = next(
-        (d for t in tested if (d := describe_delayer(t.record.engine.delayer)) != before), before
-    )
-    if finding.verdict is not Verdict.FAIL or now == before:
+    before = baseline.engine.delayer
+    others = (t.record.engine.delayer for t in tested)
+    now = next((d for d in others if not is_same_delayer(d, before)), None)
+    if finding.verdict is not Verdict.FAIL or now is None:
         return finding
-    return replace(
-        finding, reason=f"{finding.reason}; the delayer is {now}, in the baseline {before}"
-    )
+    told = f"{describe_delayer(now)}, in the baseline {describe_delayer(before)}"
+    return replace(finding, reason=f"{finding.reason}; the delayer is {told}")
 
 
 def _locate(finding: Finding, tested: Sequence[Tested], known: dict[str, Any]) -> Finding:
@@ -331,17 +339,18 @@ def _summarise(verdict: Verdict, findings: Sequence[Finding], reasons: Sequence[
     if verdict is Verdict.FAIL:
         failed = [f for f in findings if f.verdict is Verdict.FAIL]
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        return f"failed: {', '.join(f.title for f in failed[:3])}{more}"
+        return f"{', '.join(f.title for f in failed[:3])}{more}"
     if verdict is Verdict.UNCOMPARABLE:
-        return f"not comparable with the baseline: {reasons[0]}"
+        return reasons[0]
     if verdict is Verdict.UNMEASURED:
         missing = [f.title for f in findings if f.verdict is Verdict.UNMEASURED]
-        return f"not measured: {', '.join(missing[:3])}" if missing else "nothing was measured"
+        return ", ".join(missing[:3]) or "nothing was measured"
     open_ = [f for f in findings if f.verdict is Verdict.INCONCLUSIVE]
     if verdict is Verdict.INCONCLUSIVE:
-        return f"no verdict: the noise hides {', '.join(f.title for f in open_[:3])}"
-    text = f"passed: {len(findings) - len(open_)} of {len(findings)} findings are no worse"
-    return text + (f", {len(open_)} inconclusive" if open_ else "")
+        return f"the noise hides {', '.join(f.title for f in open_[:3])}"
+    if not open_:
+        return f"all {len(findings)} findings"
+    return f"{len(findings) - len(open_)} of {len(findings)} findings, the others inconclusive"
 
 
 def _describe_run(tested: Tested, verdict: Verdict | None) -> JudgedRun:

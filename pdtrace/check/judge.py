@@ -97,10 +97,10 @@ def _is_told(measure: Measure, pool: Pool) -> bool:
 
 def _describe_default(measure: Measure) -> str:
     if measure.is_total:
-        return f"at most {measure.effect:.0%} of all rank-seconds more than the baseline"
+        return f"at most {100 * measure.effect:g} % of all rank-seconds more than the baseline"
     if measure.scale == "absolute":
         return f"at most {measure.effect * 100:g} points worse than the baseline"
-    return f"at most {measure.effect:.0%} worse than the baseline"
+    return f"at most {100 * measure.effect:g} % worse than the baseline"
 
 
 def judge_cases(cases: Sequence[Case], *, alpha: float = ALPHA) -> list[Finding]:

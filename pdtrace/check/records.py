@@ -16,7 +16,7 @@ from pdtrace.check.cutting import (
     find_pass_blocks,
 )
 from pdtrace.check.measures import FEATURES
-from pdtrace.check.samples import Sample, Sketch, Workload
+from pdtrace.check.samples import Sample, Sketch, Workload, round_to
 from pdtrace.compare.matching import read_requests
 from pdtrace.compare.passes import assign_blocks, find_touched, read_passes
 from pdtrace.metrics import measure
@@ -115,12 +115,16 @@ def build_record(run: Run, name: str, workload: Workload | None = None) -> Recor
         num_unanswered=int((~requests.is_finished).sum()),
         num_iterations=int((passes.width > 0).sum()),
         num_stalls=int(passes.is_stall.sum()),
-        metrics={m: (v, str(u)) for m, (v, u, _) in rows.items() if v is not None},
+        metrics={m: (_round(v), str(u)) for m, (v, u, _) in rows.items() if v is not None},
         missing={m: note or "not measured" for m, (v, _, note) in rows.items() if v is None},
         workload=workload,
         sample=sample,
         notes=tuple(notes),
     )
+
+
+def _round(value: float) -> float:
+    return float(round_to(np.array([value], np.float64))[0])
 
 
 def _sample_requests(
@@ -152,7 +156,7 @@ def _sample_requests(
         counts=counts,
         is_usable=(sent > 0) & (unanswered == 0) & is_clean & ~is_stalled & (counts[:, 0] > 0),
         unanswered=np.where(sent > 0, unanswered, np.nan),
-        span_s=np.where(np.isfinite(last - first), last - first, np.nan),
+        span_s=round_to(np.where(np.isfinite(first), last - first, np.nan), 4),
         sketches=sketches,
     )
 
@@ -193,4 +197,4 @@ def _count_passes(passes: Passes, blocks: I64, num: int) -> F64:
         "idle_s": add(idle * took, is_timed, has_times and is_told),
         "rank_s": add(known * took, is_timed, has_times and is_told),
     }
-    return np.column_stack([columns[name] for name in FEATURES])
+    return round_to(np.column_stack([columns[name] for name in FEATURES]))

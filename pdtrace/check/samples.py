@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 MOST_VALUES = 50  # of one block's times; more are put together
+DIGITS = 6  # significant, that are kept of what is not whole
+TIME_DIGITS = 4  # of single times
+
+
+def round_to(values: F64, digits: int = DIGITS) -> F64:
+    """Values to so many significant digits, whole ones as they are.
+
+    What is kept of a run is rounded before it is judged, so that the same run read from its files
+    and from a baseline is the same to the last digit.
+    """
+    out = values.copy()
+    for k in np.ndindex(out.shape):
+        if np.isfinite(out[k]) and out[k] != np.round(out[k]):
+            out[k] = float(f"{out[k]:.{digits}g}")
+    return out
 
 
 @dataclass(frozen=True)
@@ -97,7 +112,8 @@ class Sketch:
             v += [float(p.mean()) for p in parts]
             w += [float(len(p)) for p in parts]
             b += [int(block)] * len(parts)
-        return Sketch(np.array(v, np.float64), np.array(b, np.int64), np.array(w, np.float64))
+        values = round_to(np.array(v, np.float64), TIME_DIGITS)
+        return Sketch(values, np.array(b, np.int64), np.array(w, np.float64))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ IGNORED: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 DELAYER = re.compile(r"(enable_)?prefill_delayer.*")
 _IGNORED = tuple((why, re.compile(pattern)) for why, pattern in IGNORED)
-_UNSET = ("None", "False", "")
+UNSET = ("None", "False", "")
 # The model is compared by its name; the sizes have their own line.
 COMPARED_APART = ("model_path", "dp_size", "tp_size", "ep_size", "pp_size")
 SURE = 0.9  # mean grouping confidence below which counts of iterations are said to be uncertain
@@ -114,6 +114,7 @@ def _compare_flags(a: EngineInfo, b: EngineInfo, reasons: list[str], notes: list
         notes.append("the flags are not known of both runs (server_args line); they may differ")
         return
     ignored: dict[str, list[str]] = {}
+    unsaid: list[str] = []
     for key in sorted({*a.server_args, *b.server_args}):
         x, y = a.server_args.get(key), b.server_args.get(key)
         if x == y or DELAYER.fullmatch(key) or key in COMPARED_APART:
@@ -121,25 +122,27 @@ def _compare_flags(a: EngineInfo, b: EngineInfo, reasons: list[str], notes: list
         why = next((why for why, pattern in _IGNORED if pattern.fullmatch(key)), None)
         if why is not None:
             ignored.setdefault(why, []).append(key)
-        elif (x is None or y is None) and (x or y or "") in _UNSET:
-            continue  # a release that prints one flag more, unset
+        elif x is None or y is None:
+            # A release that prints one flag more, unset; or a source that leaves out some.
+            if (x or y or "") not in UNSET:
+                unsaid.append(key)
         else:
             reasons.append(f"flag {key} differs: {_short(x)} and {_short(y)}")
+    if unsaid:
+        notes.append(f"flags that only one of both says, which may differ: {', '.join(unsaid)}")
     notes.extend(f"ignored, {why}: {', '.join(keys)}" for why, keys in ignored.items())
 
 
 def select_flags(server_args: dict[str, str]) -> dict[str, str]:
-    """The flags that :func:`compare_engines` would look at, without those that are unset."""
+    """The flags that :func:`compare_engines` would look at."""
     return {
         key: value
         for key, value in sorted(server_args.items())
-        if value not in _UNSET
-        and not DELAYER.fullmatch(key)
+        if not DELAYER.fullmatch(key)
         and key not in COMPARED_APART
         and not any(pattern.fullmatch(key) for _, pattern in _IGNORED)
     }
 
 
-def _short(value: str | None) -> str:
-    text = "not said" if value is None else value
-    return text if len(text) <= 40 else f"{text[:37]}…"
+def _short(value: str) -> str:
+    return value if len(value) <= 40 else f"{value[:37]}…"

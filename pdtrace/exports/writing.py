@@ -74,6 +74,11 @@ def _replace(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def drop_stdout() -> None:
+    """Go on without a reader: what is still buffered would fail again when the stream is closed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def write_text(name: str, text: str) -> None:
     """Write a text as UTF-8 to a named output; see :func:`open_output`."""
     with open_output(name) as stream:
