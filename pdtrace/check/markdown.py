@@ -13,7 +13,7 @@ from pdtrace.check.wording import (
     detail_lines,
     headline,
     other_reasons,
-    show_where,
+    show_place,
     sort_by_gravity,
 )
 from pdtrace.exports.strip import strip_heading, strip_legend, strip_place
@@ -48,7 +48,7 @@ def build_summary(result: CheckResult, strip: Strip | None = None) -> list[Block
 
     Args:
         result: The check.
-        strip: The worst stretch of the run under test; shown where the check did not pass.
+        strip: The worst stretch of the run under test; shown where the check failed.
     """
     return [Block(text) for text in _blocks(result, strip)]
 
@@ -95,13 +95,13 @@ def _blocks(result: CheckResult, strip: Strip | None) -> Iterator[str]:
         for f in sort_by_gravity(result.findings):
             cells = [md(cell) for cell in finding_cells(f)]
             cells[0] = f"{SIGNS[f.verdict]} {cells[0]}"
-            cells.append("" if f.where is None else md(show_where(f.where)))
+            cells.append("" if f.where is None else md(show_place(f.where)))
             yield f"| {' | '.join(cells)} |\n"
     for f in sort_by_gravity(result.findings):
         if not f.has_passed:
             lines = [f"- {name}: {md(text)}\n" for name, text in detail_lines(f)]
             yield _fold(f"{SIGNS[f.verdict]} {f.title}", "".join(lines), is_open=False)
-    if strip is not None and result.exit_code != 0:
+    if strip is not None and result.verdict is Verdict.FAIL:
         yield _fold("Worst stretch of this run", _strip_text(strip), is_open=True)
     told = [f"- this run: {md(describe_run(run))}\n" for run in result.runs]
     told += [f"- baseline: {md(result.baseline)}\n"] if result.baseline else []

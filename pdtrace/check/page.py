@@ -14,7 +14,7 @@ from pdtrace.check.wording import (
     has_bound,
     headline,
     other_reasons,
-    show_where,
+    show_place,
     sort_by_gravity,
 )
 from pdtrace.exports.plain_style import STYLE
@@ -106,7 +106,7 @@ def _table(result: CheckResult) -> Iterator[str]:
     for finding in result.findings:
         verdict, title, *values = (_text(cell) for cell in finding_cells(finding))
         kind = str(finding.verdict)
-        place = "" if finding.where is None else _text(show_where(finding.where))
+        place = "" if finding.where is None else _text(show_place(finding.where))
         cells = "".join(f"<td>{cell}</td>" for cell in values)
         yield (
             f'<tr><td class="text {kind}">{SIGNS[finding.verdict]}\u00a0{verdict}</td>'

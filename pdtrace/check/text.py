@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pdtrace.check.verdicts import Verdict
 from pdtrace.check.wording import (
     WORDS,
     describe_run,
@@ -34,11 +35,11 @@ def build_check_report(result: CheckResult, strip: Strip | None = None) -> Repor
 
     Args:
         result: The check.
-        strip: The worst stretch of the run under test; shown where the check did not pass.
+        strip: The worst stretch of the run under test; shown where the check failed.
     """
     return Report(
         verdict=(headline(result),),
-        strip=None if result.exit_code == 0 else strip,
+        strip=strip if result.verdict is Verdict.FAIL else None,
         sections=tuple(_sections(result)),
     )
 
@@ -46,14 +47,14 @@ def build_check_report(result: CheckResult, strip: Strip | None = None) -> Repor
 def _sections(result: CheckResult) -> Iterator[Section]:
     if reasons := other_reasons(result):
         yield Section("Why it was not judged", notes=tuple(reasons))
+    if result.findings:
+        rows = tuple(finding_cells(finding) for finding in result.findings)
+        yield Section("All findings", COLUMNS, rows, num_texts=2)
     for finding in sort_by_gravity(result.findings):
         if not finding.has_passed:
             lines = [f"{name:<9} {text}" for name, text in detail_lines(finding)]
             title = show(f"{WORDS[finding.verdict]}: {finding.title}")
             yield Section(title, notes=tuple(lines[1:]))
-    if result.findings:
-        rows = tuple(finding_cells(finding) for finding in result.findings)
-        yield Section("All findings", COLUMNS, rows, num_texts=2)
     runs = [f"this run  {describe_run(run)}" for run in result.runs]
     runs += [f"baseline  {result.baseline}"] if result.baseline else []
     yield Section("What was judged", notes=tuple(runs))

@@ -119,12 +119,16 @@ def show_limit(finding: Finding) -> str:
     return show_change(-limit if finding.better == "higher" else limit, finding)
 
 
+def show_place(where: Where) -> str:
+    """``server.log:123``; the file alone where it has no lines."""
+    return where.file if where.line is None else f"{where.file}:{where.line}"
+
+
 def show_where(where: Where) -> str:
     """``server.log:123 (iteration 45, rank 1: one rank of two prefilled)``."""
-    line = "" if where.line is None else f":{where.line}"
     rank = "" if where.dp_rank is None else f", rank {where.dp_rank}"
     text = f": {where.text}" if where.text else ""
-    return f"{where.file}{line} (iteration {where.iteration}{rank}{text})"
+    return f"{show_place(where)} (iteration {where.iteration}{rank}{text})"
 
 
 def show_rule(finding: Finding) -> str:
@@ -206,7 +210,7 @@ def describe_run(run: JudgedRun) -> str:
     if not run.dp_size:  # it could not be read
         return run.name
     engine = " ".join(part for part in (run.engine, run.release) if part) or "unknown engine"
-    parts = [engine, plural(run.dp_size, "DP rank"), run.delayer]
+    parts = [engine, plural(run.dp_size, "DP rank"), run.delayer and f"delayer {run.delayer}"]
     parts += [plural(run.num_requests, "request"), plural(run.num_iterations, "iteration")]
     return f"{run.name}: {', '.join(part for part in parts if part)}"
 

@@ -15,7 +15,7 @@ RUN = JudgedRun(
     dp_size=2,
     num_requests=554,
     num_iterations=381,
-    delayer="delayer off",
+    delayer="off",
 )
 RULE = Finding(
     metric="idle_rank_pass_ratio",
