@@ -114,9 +114,8 @@ def fit_engine(
             f"the length of an idle scheduler turn is not recorded; {turn * 1e3:.1f} ms is assumed "
             f"({turn_range[0] * 1e3:.1f} to {turn_range[1] * 1e3:.1f} ms)"
         )
-    # With the delayer on most requests are held between the two, and few are taken at once.
     is_on = bool(run.engine.delayer.enabled)
-    taking = _quantile(load.selected - load.picked, 0.02 if is_on else 0.25, 0.0009)
+    taking = _quantile(_pickup_to_selection(load, passes), 0.02 if is_on else 0.25, 0.0009)
     launching = _quantile(_selection_to_launch(load, passes), 0.25, 0.0017)
     times = np.array([taking, launching, 0.002, turn, turn, 0.002])
     turn_s = taking + launching + 0.002
@@ -170,6 +169,20 @@ def fit_engine(
 def _quantile(values: F64, q: float, default: float) -> float:
     ok = values[np.isfinite(values) & (values >= 0)]
     return float(np.quantile(ok, q)) if len(ok) >= MIN_SAMPLES else default
+
+
+def _pickup_to_selection(load: Load, passes: Passes) -> F64:
+    """From pickup to selection, seconds, of requests that no launch came between.
+
+    Others waited for room in a batch. With the delayer on most of these were held back as well, so
+    only the quickest tell what taking them in costs.
+    """
+    launches = np.sort(passes.launch)
+    told = np.isfinite(load.picked) & np.isfinite(load.selected)
+    picked, selected = load.picked[told], load.selected[told]
+    at_once = np.searchsorted(launches, picked) == np.searchsorted(launches, selected)
+    out: F64 = (selected - picked)[at_once]
+    return out
 
 
 def _selection_to_launch(load: Load, passes: Passes) -> F64:

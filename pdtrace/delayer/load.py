@@ -104,8 +104,9 @@ def read_load(requests: pl.DataFrame) -> Load:
     )
     if source is None:
         raise InputError(
-            "nothing to replay: no request with its arrival and its rank; spans "
-            "(--enable-trace) give them, request time stats an approximation"
+            "nothing to replay: no request with its arrival and its rank; record spans "
+            "(--enable-trace), or at least request time stats "
+            "(--enable-request-time-stats-logging)"
         )
     rows = rows.filter(pl.col(source).is_not_null()).sort(source, maintain_order=True)
     stamp = rows[source].dt.timestamp("ns").to_numpy()

@@ -80,6 +80,12 @@ def remark_on(
             f"{name_change(busiest.throughput)} tokens per busy second, at "
             f"{name_change(busiest.latency)} mean latency."
         )
+    slower = [o for o in outcomes if o.latency[0] > 0]
+    if slower or (model.recorded.max_delay_passes or 0) > 1:
+        said.append(
+            "Arrivals are replayed as recorded: a client that waits for answers before it sends "
+            "more would send later wherever answers come later."
+        )
     return tuple(said)
 
 
@@ -131,6 +137,5 @@ def _on_recording(model: EngineModel) -> list[str]:
         return []
     return [
         f"The recording was made with the delayer on ({passes} passes), so the delayer off is "
-        "itself a prediction, and a client that waits for answers would have sent otherwise; a "
-        "recording without the delayer tells more."
+        "itself a prediction; a recording without the delayer tells more."
     ]

@@ -188,6 +188,7 @@ def run_engine(
     num_waits = 0
     num_near_bound = 0
     patience = settings.max_delay_passes - 1
+    is_long = patience >= 5  # shorter, a fifth of it is no whole turn
     missing = np.zeros(num_ranks, np.bool_)
     near_until = -np.inf
 
@@ -281,10 +282,10 @@ def run_engine(
                 usages[int(1000 * least)] += 1
             if before > 0 and allow:
                 num_waits += 1
-                if verdict.reason == WAIT_SUCCESS and before >= 0.8 * patience:
+                if verdict.reason == WAIT_SUCCESS and is_long and before >= 0.8 * patience:
                     num_near_bound += 1
                 near_until = -np.inf
-                if verdict.reason == WAIT_TIMEOUT:
+                if verdict.reason == WAIT_TIMEOUT and is_long:
                     near_until = meet + 0.25 * patience * times[3]
                     for r in range(num_ranks):
                         missing[r] = not asks[r] and unseen[r] < 0

@@ -11,6 +11,7 @@ from pdtrace.exports.forecast import (
     name_setting,
     plain_number,
     rests_on,
+    warn_of_arrivals,
 )
 from pdtrace.exports.report import Report, Section
 from pdtrace.exports.wording import UNKNOWN, number, plural, seconds, whole
@@ -83,7 +84,7 @@ def _outcome(o: Outcome) -> dict[str, Any]:
 def build_advice_report(model: EngineModel, advice: Advice) -> Report:
     """The report of a tuning."""
     sections = (_sweep(model, advice), _routings(advice), _sensitivity(advice))
-    return Report(_verdict(advice), None, sections)
+    return Report((*warn_of_arrivals(model), *_verdict(advice)), None, sections)
 
 
 def _verdict(advice: Advice) -> tuple[str, ...]:
@@ -156,11 +157,12 @@ def _sweep(model: EngineModel, advice: Advice) -> Section:
             )
         )  # fmt: skip
     columns = (
-        "bound", "held", "mean latency", "p99 to 1st token", "tokens per busy s", "p99", "tok/s",
+        "bound", "held", "mean latency", "p99 TTFT", "tok per busy s", "p99 TTFT", "tok/s",
         "delays",
     )  # fmt: skip
     notes = [
-        "● on the front: no other setting has both more tokens per busy second and a lower p99; "
+        "● on the front: no other setting has both more tokens per busy second and a lower p99 TTFT (time "
+        "to first token); "
         "▸ chosen; ~ many waits end near the bound. Bound: delay passes, and the low watermark if "
         "there is one; held: at most so long. Changes are against the delayer off; nine in ten "
         "runs are expected within ±.",
@@ -190,7 +192,7 @@ def _routings(advice: Advice) -> Section:
         )  # fmt: skip
 
     on = f"{advice.routings[0].on.setting.max_delay_passes} passes"
-    columns = ("routing", "off: latency", "tokens per busy s", f"{on}: latency", "tok per busy s")
+    columns = ("routing", "off: latency", "tok per busy s", f"{on}: latency", "tok per busy s")
     notes = [
         f"{r.title}: {r.meaning}" + (f" (--load-balance-method {r.method})." if r.method else ".")
         for r in advice.routings
@@ -209,7 +211,7 @@ def _sensitivity(advice: Advice) -> Section:
         for p in advice.sensitivity
     )  # fmt: skip
     columns = (
-        "turn takes", "held up to", "mean latency", "p99 to 1st token", "tokens per busy s",
+        "turn takes", "held up to", "mean latency", "p99 TTFT", "tok per busy s",
         "delays",
     )  # fmt: skip
     setting = name_setting(advice.routings[0].on.setting)

@@ -110,6 +110,7 @@ def build_forecast_report(
                 f"Delayer {name_setting(p.setting)}: mean request latency "
                 f"{seconds(base)} → {seconds(value)} ({seconds(low)} to {seconds(high)})."
             )
+    verdict = [*warn_of_arrivals(model), *verdict[:3]]
     rows = []
     for title, key, word in ROWS:
         cells = [title, word(measured.get(key))]
@@ -121,7 +122,18 @@ def build_forecast_report(
         rows.append(tuple(cells))
     columns = ("", "recorded", *(name_setting(p.setting) for p in predictions))
     notes = ("In brackets: nine in ten runs are expected between.", *rests_on(model))
-    return Report(tuple(verdict[:3]), None, (Section("Predicted", columns, tuple(rows), notes),))
+    return Report(tuple(verdict), None, (Section("Predicted", columns, tuple(rows), notes),))
+
+
+def warn_of_arrivals(model: EngineModel) -> tuple[str, ...]:
+    """A line for the verdict where arrivals are known too late to predict by."""
+    if model.load.arrival_source != "received":
+        return ()
+    return (
+        "Provisional: arrivals are known only as the schedulers' pickups, up to a pass late, so "
+        "requests that came together look staggered and fuse too rarely below. Spans "
+        "(--enable-trace) tell them.",
+    )
 
 
 def rests_on(model: EngineModel) -> tuple[str, ...]:
