@@ -108,7 +108,7 @@
   });
   const drawAll = () => {
     for (const t of timelines) t.draw();
-    for (const tile of plain) { drawPlain(tile); Plotly.Plots.resize(tile.id); }
+    for (const tile of plain) drawPlain(tile);
   };
   darkScheme.addEventListener("change", drawAll);
   drawForPaper(drawAll);

@@ -176,11 +176,6 @@ function fillTable(box, kept, rows) {
   summary.textContent = `Table · ${count(number)} rows${rows ? " · of the stretch" : ""}`;
 }
 
-const drawPlain = (tile) => {
-  const { data, layout } = tile.shown || tile.spec;
-  return Plotly.react(tile.id, recolour(data), recolour(layout), plotConfig);
-};
-
 // Drags on the timeline that select: with Shift, or with the select button down.
 function selectByDrag(stretch) {
   const { timeline } = stretch, { gd, box } = timeline, brush = element("div", { class: "brush", hidden: true });

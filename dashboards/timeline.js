@@ -6,7 +6,6 @@ const GLYPH = {
   0: [[0, 1]], 1: [[0, 0.5]], 2: [[0.68, 1]], 3: [0, 1, 2, 3].map((k) => [k / 3.5, (k + 0.5) / 3.5]), 4: [[0, 0.1], [0.9, 1]],
 };
 const MOST_REQUESTS_SHOWN = 4;
-const plotConfig = { displayModeBar: false, doubleClick: false, responsive: true };
 
 class Timeline {
   constructor(tile, cells, requests) {
@@ -248,7 +247,7 @@ class Timeline {
     const began = performance.now();
     this.build();
     const traces = [Object.assign({}, recolour(this.tile.spec.data[0]), this.labels())];
-    const layout = this.layout();
+    const layout = fitPaper(this.tile.id, this.layout());
     this.gd.dataset.buildMs = (performance.now() - began).toFixed(1);
     if (first) await Plotly.newPlot(this.gd, traces, layout, plotConfig);
     else await Plotly.react(this.gd, traces, layout, plotConfig);
