@@ -42,8 +42,8 @@ SIGNS = {
     Verdict.UNMEASURED: "?",
     Verdict.UNCOMPARABLE: "?",
 }
-WIDTH, HEIGHT = 260, 18
-REACH = 30.0  # limits to either side of no change; what lies beyond is drawn at the end
+WIDTH, HEIGHT, ZERO, EDGE = 260, 18, 70, 6
+REACH = 30.0  # limits of worsening that are drawn; what lies beyond stands at the edge
 
 
 def render_check_page(result: CheckResult, strip: Strip | None = None) -> str:
@@ -79,17 +79,17 @@ def _lines(result: CheckResult, strip: Strip | None) -> Iterator[str]:
             "interval. Of a bound on the value itself, the dot is the value.</p>"
         )
         yield from _table(result)
-    for finding in sort_by_gravity(result.findings):
-        if not finding.has_passed:
-            yield f"<h2>{SIGNS[finding.verdict]} {_text(finding.title)}</h2><dl>"
-            yield from (f"<dt>{a}</dt><dd>{_text(b)}</dd>" for a, b in detail_lines(finding))
-            yield "</dl>"
     if strip is not None:
         yield f"<h2>Worst stretch of this run</h2><p>{_text(strip_heading(strip))}</p>"
         yield f"<p>{_text(strip_place(strip))}</p><pre>"
         digits = len(str(max(strip.rows)))
         yield from (f"rank {rank:>{digits}}  {marks}" for rank, marks in strip.rows.items())
         yield f'</pre><p class="note">{_text(strip_legend(strip))}</p>'
+    for finding in sort_by_gravity(result.findings):
+        if not finding.has_passed:
+            yield f"<h2>{SIGNS[finding.verdict]} {_text(finding.title)}</h2><dl>"
+            yield from (f"<dt>{a}</dt><dd>{_text(b)}</dd>" for a, b in detail_lines(finding))
+            yield "</dl>"
     yield "<h2>What was judged</h2>"
     yield from (f"<p>This run: {_text(describe_run(run))}.</p>" for run in result.runs)
     if result.baseline:
@@ -153,5 +153,5 @@ def _draw(finding: Finding) -> str:
 
 def _place(limits: float) -> float:
     """Where a change stands: evenly within the limit, ever closer together beyond."""
-    reach = math.asinh(max(-REACH, min(REACH, limits))) / math.asinh(REACH)
-    return WIDTH / 2 + reach * (WIDTH / 2 - 6)
+    reach = math.asinh(min(REACH, limits)) / math.asinh(REACH)
+    return max(EDGE, ZERO + reach * (WIDTH - EDGE - ZERO))

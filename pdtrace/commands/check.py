@@ -62,11 +62,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError: There is nothing to judge by, or options do not fit together.
         InputError: A run, the baseline or the rules cannot be read.
-        NothingMeasuredError: The run holds nothing to measure; nothing to write a baseline from.
+        NothingMeasuredError: It could not be judged; the outputs are written all the same.
     """
     import time
 
     from pdtrace.check.outputs import check_output_options, write_outputs, writing_errors
+    from pdtrace.errors import NothingMeasuredError
     from pdtrace.exports.writing import drop_stdout
 
     check_output_options(args)
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         # Whoever stopped reading must not turn a failure into a success.
         drop_stdout()
+    if result.exit_code == 2:
+        raise NothingMeasuredError(f"not judged: {result.summary}")
     return result.exit_code
 
 
