@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -170,5 +171,6 @@ def _without_secrets(info: dict[str, Any]) -> dict[str, Any]:
 
 def _describe(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
+        number = error.os_error.errno  # its own text varies: "Connect call failed (…)"
+        return os.strerror(number) if number else str(error.os_error)
     return str(error) or ("it took too long" if isinstance(error, TimeoutError) else repr(error))

@@ -89,9 +89,11 @@ class TextMaker:
             if len(w := tokenizer.decode([i]).strip()) > 1 and w.isascii() and w.isalpha()
         })  # fmt: skip
         drawn = np.random.default_rng(seed).permutation(len(words))[:_MOST_WORDS]
-        one_more = self._count("a a") + 1
+        begin, one_more = self._count("a"), self._count("a a") + 1
         self._words = [words[i] for i in drawn if self._count(f"a {words[i]} a") == one_more]
-        if len(self._words) < MIN_VOCAB:
+        # Without a space before it, a word may be several tokens.
+        self._first = [w for w in self._words if self._count(w) == begin]
+        if len(self._first) < MIN_VOCAB:
             raise InputError("fewer than 64 words of its vocabulary are one token each", path=name)
 
     def _count(self, text: str) -> int:
@@ -102,10 +104,10 @@ class TextMaker:
         rng = np.random.default_rng([self._seed, index])
         num = len(self._words)
         chosen = rng.integers(num, size=num_tokens)
-        chosen[0] = spread(index, num, self._seed)
         if num_tokens > 1:
-            chosen[1] = index // num % num
+            chosen[1] = index // len(self._first) % num
         picked = [self._words[i] for i in chosen]
+        picked[0] = self._first[spread(index, len(self._first), self._seed)]
         best: tuple[str, int] | None = None
         length = num_tokens
         for _ in range(_ROUNDS):

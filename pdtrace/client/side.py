@@ -149,7 +149,9 @@ class Side:
 
         async def note_ends() -> None:
             for k, departure in list(under_way.departures.items()):
-                if k not in seen and departure.task.done():
+                # one that failed before it was due is one of this load's only from then on
+                is_due = departure.flight.planned is not None
+                if k not in seen and is_due and departure.task.done():
                     seen.add(k)
                     ended = read_outcomes(posts[k], departure, k, epoch)
                     outcomes.extend(ended)

@@ -114,7 +114,7 @@ def describe(engine: EngineResult) -> list[str]:
     late = measure_lateness(engine.rounds)
     if late is not None:
         out.append(
-            f"sent later than planned by {late.p50:.2f} ms at the median, {late.p99:.2f} ms at the"
+            f"late by {late.p50:.2f} ms at the median, {late.p99:.2f} ms at the"
             f" 99th percentile, {late.most:.2f} ms at most (n = {late.num})"
         )
     errors = count_errors(engine.rounds)

@@ -34,8 +34,8 @@ class FakeEngine:
         version, num_ranks, mode: As ``/server_info`` tells.
         service_s: Seconds a rank takes for a request.
         more_info: Further keys of ``/server_info``.
-        misbehave: Substring of a request id → ``abort``, ``drop``, ``hang``, ``garbage``, ``large``,
-            or an HTTP status as text.
+        misbehave: Substring of a request id → ``abort``, ``drop``, ``hang``, ``garbage``,
+            ``large``, or an HTTP status as text.
         has_metrics, has_info: Whether these paths are there.
         refusals: How often a flush is refused before it is done.
         api_key: Asked for, if not empty.
@@ -85,7 +85,7 @@ class FakeEngine:
         return app
 
     @web.middleware
-    async def _keep(self, request: web.Request, handler: Any) -> web.StreamResponse:  # noqa: ANN401
+    async def _keep(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.asked.append(request.path)
         if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
@@ -113,9 +113,7 @@ class FakeEngine:
         rank = None
         if self.release >= (0, 5, 10):
             rank = body.get("routed_dp_rank")
-        if rank is None and (
-            (0, 4, 9) <= self.release < (0, 5, 15) or self.release >= (0, 5, 18)
-        ):
+        if rank is None and ((0, 4, 9) <= self.release < (0, 5, 15) or self.release >= (0, 5, 18)):
             rank = body.get("data_parallel_rank")
         if rank is None and room is not None:
             return room % self.num_ranks
@@ -143,7 +141,9 @@ class FakeEngine:
         answers = await asyncio.gather(
             *(
                 self._serve(body, rid, prompt, room)
-                for rid, prompt, room in zip(rids, prompts, rooms or [None] * len(rids), strict=True)
+                for rid, prompt, room in zip(
+                    rids, prompts, rooms or [None] * len(rids), strict=True
+                )
             )
         )
         return web.json_response(answers if is_batch else answers[0])
