@@ -227,11 +227,10 @@ def _excess(finding: Finding) -> float:
 
 
 def headline(result: CheckResult) -> str:
-    """The verdict of the whole in a sentence that begins with it."""
+    """The verdict of the whole in a word or two, and its one sentence."""
     if result.exit_code == 2:
-        return f"NOT JUDGED: {result.summary}"
-    word = "FAILED" if result.exit_code else "Passed"
-    return f"{word}: {result.summary.removeprefix(f'{word.lower()}: ')}"
+        return f"NOT JUDGED ({WORDS[result.verdict]}): {result.summary}"
+    return f"{'FAILED' if result.exit_code else 'Passed'}: {result.summary}"
 
 
 def other_reasons(result: CheckResult) -> list[str]:

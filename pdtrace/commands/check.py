@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     import time
 
     from pdtrace.check.outputs import check_output_options, write_outputs, writing_errors
+    from pdtrace.check.wording import headline
     from pdtrace.errors import NothingMeasuredError
     from pdtrace.exports.writing import drop_stdout
 
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         # Whoever stopped reading must not turn a failure into a success.
         drop_stdout()
     if result.exit_code == 2:
-        raise NothingMeasuredError(f"not judged: {result.summary}")
+        raise NothingMeasuredError(headline(result))
     return result.exit_code
 
 

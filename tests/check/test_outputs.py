@@ -84,7 +84,7 @@ def test_what_was_not_judged_is_one_line_on_standard_error(capsys):
     """The exit code alone does not say why; scripts show standard error."""
     assert main(["check", ON, "num_delay_passes<=1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("pdtrace: not judged: ")
+    assert line.startswith("pdtrace: NOT JUDGED (not measured): ")
     assert "num_delay_passes" in line
 
 
