@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING, ClassVar
 
 import polars as pl
@@ -64,6 +65,13 @@ class Fleet:
     subject: ClassVar[str] = "fleet"
 
     rows: tuple[FleetRow, ...]
+
+    def label(self, row: FleetRow) -> str:
+        """A run's name without the directory that all of them stand in."""
+        parents = {PurePath(r.name).parent for r in self.rows}
+        if len(parents) > 1 or len(self.rows) < 2:
+            return row.name
+        return PurePath(row.name).name or row.name
 
     @property
     def read(self) -> tuple[FleetRow, ...]:

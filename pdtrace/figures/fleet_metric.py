@@ -65,7 +65,7 @@ def draw_fleet_metric(
             "showgrid": False,
             "range": [len(shown) - 0.4, -0.6],
             "tickvals": list(range(len(shown))),
-            "ticktext": [show_label(r.name, most=34) for r, _ in shown],
+            "ticktext": [show_label(fleet.label(r), most=34) for r, _ in shown],
         },
     )
     silent = len(fleet.rows) - len(found)

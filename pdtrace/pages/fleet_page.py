@@ -60,9 +60,9 @@ def state_fleet(fleet: Fleet) -> list[str]:
     if idle:
         (best, least), (worst, most) = idle[0], idle[-1]
         share = format_metric(most, "ratio")[0]
-        lines.append(f"{worst.name} leaves most of its ranks' passes idle: {share}")
+        lines.append(f"{fleet.label(worst)} idles most: {share} of its rank passes")
         if len(idle) > 1:
-            lines[0] += f"; {best.name} the least: {format_metric(least, 'ratio')[0]}"
+            lines[0] += f"; {fleet.label(best)} least: {format_metric(least, 'ratio')[0]}"
         lines[0] += "."
     sums = fleet.add_up()
     parts = []
@@ -105,6 +105,6 @@ def collect_fleet_numbers(fleet: Fleet) -> dict[str, Number]:
         (first, low), (last, high) = (f(values, key=lambda pair: pair[1]) for f in (min, max))
         ends = [" ".join(format_metric(v, fleet.find_unit(metric))).strip() for v in (low, high)]
         shown = ends[0] if low == high else f"{ends[0]} – {ends[1]}"
-        small = "" if low == high else f"{first.name} – {last.name}"
+        small = "" if low == high else f"{fleet.label(first)} – {fleet.label(last)}"
         numbers[metric] = Number(label, shown, small=small)
     return numbers

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pdtrace.pages.page_file import Tile
 
 
+_SORTED = ' aria-sort="descending"'
+
+
 def render_runs_tile(tile: Tile, fleet: Fleet) -> str:
     """A table of runs with the columns that the tile names.
 
@@ -29,10 +32,17 @@ def render_runs_tile(tile: Tile, fleet: Fleet) -> str:
         '<th scope="col" class="text" data-first="ascending">Run</th>'
         '<th scope="col" class="text" data-first="ascending">Recorded</th>'
     )
-    head += "".join(f'<th scope="col">{show_text(spell_metric(n))}</th>' for n in tile.runs)
+    head += "".join(
+        f'<th scope="col"{_SORTED if n == tile.runs[0] else ""}>{show_text(spell_metric(n))}</th>'
+        for n in tile.runs
+    )
     tops = {name: max((v for _, v in fleet.values(name)), default=0.0) for name in tile.runs}
+    # The first column tells whom to look at: the largest comes first, what is not known last.
+    worth = {row.name: value for row, value in fleet.values(tile.runs[0])} if tile.runs else {}
+    order = sorted(fleet.rows, key=lambda r: -worth.get(r.name, float("-inf")))
     rows = "".join(
-        _render_row(number, row, tile.runs, tops) for number, row in enumerate(fleet.rows, 1)
+        _render_row(number, row, fleet.label(row), tile.runs, tops)
+        for number, row in enumerate(order, 1)
     )
     note = tile.note or "Choose a heading to sort by it; again for the other way round."
     return (
@@ -47,11 +57,12 @@ def render_runs_tile(tile: Tile, fleet: Fleet) -> str:
 
 
 def _render_row(
-    number: int, row: FleetRow, columns: tuple[str, ...], tops: dict[str, float]
+    number: int, row: FleetRow, label: str, columns: tuple[str, ...], tops: dict[str, float]
 ) -> str:
-    name = show_text(row.name)
+    name = show_text(label)
     cells = (
-        f'<td class="text name" data-v="{name}"><a href="#run-{number}">{name}</a></td>'
+        f'<td class="text name" data-v="{name}" title="{show_text(row.name)}">'
+        f'<a href="#run-{number}">{name}</a></td>'
         f'<td class="text" data-v="{show_text(" ".join(row.facts))}">{_render_facts(row)}</td>'
     )
     if row.reason and not row.metrics:
@@ -65,7 +76,7 @@ def _render_row(
 def _render_facts(row: FleetRow) -> str:
     lines = [f'<p class="note">{show_text(f)}</p>' for f in row.facts]
     if row.reason:
-        lines.append(f"<strong>{show_text(row.reason)}</strong>")
+        lines.append(f'<p class="reason">{show_text(row.reason)}</p>')
     if row.num_warnings:
         word = "warning" if row.num_warnings == 1 else "warnings"
         lines.append(f'<p class="note">{row.num_warnings:,} {word}</p>')
