@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import polars as pl
 import pytest
+from ruamel.yaml import YAML
 
+from pdtrace import pytest_plugin
 from pdtrace.__main__ import build_parser, main
+from pdtrace.check.verdicts import Verdict, Where
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "interface.md").read_text(encoding="utf-8")
@@ -97,6 +101,30 @@ def test_comparison_keeps_its_keys(tmp_path):
     for row in told["metrics"].values():
         assert row.keys() >= promised - verdicts
         assert row["verdict"] in verdicts
+
+
+def test_check_keeps_its_keys(tmp_path):
+    """The same for the gate, whose verdicts and findings CI jobs read."""
+    told = read_json(tmp_path, "check", ON, "idle_rank_pass_ratio<=0.3")
+    assert told["schema_version"] == 1
+    assert told.keys() == names_after("**`check --json`**, `schema_version` 1. Top: ")
+    assert {str(v) for v in Verdict} == names_after("`notes`. `verdict`: ", r"\(the")
+    (finding,) = told["findings"]
+    promised = names_after("A finding: ") - {"A", "B", "relative", "absolute"}
+    assert finding.keys() == promised
+    assert {f.name for f in fields(Where)} == names_after("`where`: null, or ")
+    (run,) = told["runs"]
+    assert run.keys() == names_after("A run:\n")
+
+
+def test_ci_names_stay():
+    """Workflows and tests of others name these, and break where one is renamed."""
+    action = YAML(typ="safe").load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    section = PAGE.partition("## CI\n")[2].partition("\n## ")[0]
+    names = set(re.findall(r"`([\w-]+)`", section))
+    assert names >= {*action["inputs"], *action["outputs"], *pytest_plugin.KNOWN}
+    attributes = {"directory", "add", "follow", "collect", "judge"}
+    assert names >= attributes <= {*dir(pytest_plugin.RecordedRun), "directory"}
 
 
 def test_forecast_keeps_its_keys(tmp_path):

@@ -132,9 +132,8 @@ def writing_errors(args: argparse.Namespace, name: str) -> Iterator[None]:
         raise
     except (PdtraceError, OSError) as error:
         run = JudgedRun(name, None, None, 0, 0, 0)
-        reason = str(error)
-        verdict = Verdict.UNMEASURED
-        result = CheckResult(verdict, (), (reason,), (run,), None, "the check could not be made")
+        why = str(error)
+        result = CheckResult(Verdict.UNMEASURED, (), (why,), (run,), None, summary=why)
         for key, target in _named(args).items():
             write_text(target, _writer_of(key)(result, None, None, 0.0))
         if args.github:
