@@ -11,7 +11,7 @@ import numpy as np
 from pdtrace.check.baseline import describe_delayer, is_same_delayer
 from pdtrace.check.changes import measure_change, measure_values
 from pdtrace.check.comparability import is_sure, match_run
-from pdtrace.check.judge import Case, choose_measures, judge_cases
+from pdtrace.check.judge import Case, choose_measures, judge_cases, plan
 from pdtrace.check.measures import ALL, OTHER_NOISE, Measure
 from pdtrace.check.records import build_record
 from pdtrace.check.rules import Rules, require_known
@@ -234,6 +234,7 @@ def _judge_against(
     cases = [_build_case(r, tested, baseline, pools) for r in rules.rules if r.kind == "change"]
     cases += choose_measures(pools, workloads, rules.tiers)
     findings = judge_cases(cases)
+    notes += _describe_plan(plan(cases))
     unsure = not is_sure((*baseline.records, *(t.record for t in tested)))
     if unsure and "A" in rules.tiers:
         least = min(
@@ -252,6 +253,15 @@ def _judge_against(
             for f in findings
         ]
     return [_name_delayer(f, tested, baseline) for f in findings]
+
+
+def _describe_plan(runs: tuple[int | None, int | None]) -> list[str]:
+    texts = (
+        "a tenth of the fused iterations lost (19 of 20 times)",
+        "latency 5 % longer (4 of 5 times)",
+    )
+    told = [f"{n} for {text}" for n, text in zip(runs, texts, strict=True) if n is not None]
+    return [f"runs of baseline and build that it takes to find: {'; '.join(told)}"] if told else []
 
 
 def _is_alike(tested: Sequence[Tested]) -> bool:

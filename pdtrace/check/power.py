@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 POWER = 0.8
 POWER_Z = 0.8416  # normal quantile of it
+SURE_Z = 1.6449  # of 95 %
 LEVEL = 0.95
 MOST_RUNS = 200
 
@@ -47,6 +48,20 @@ def student_quantile(tail: float, freedom: int) -> float:
     return high
 
 
+def find_effect(t: float, power: float, freedom: int) -> float:
+    """How many standard errors a change must have to exceed ``t`` in so many of such checks.
+
+    The estimated error varies too, so this is the noncentral t; after Abramowitz and Stegun 26.7.10,
+    Φ((t·(1 − 1/4ν) − δ) ÷ √(1 + t²/2ν)) is its distribution.
+
+    Args:
+        t: What must be exceeded.
+        power: Normal quantile of the share of checks.
+        freedom: Degrees of freedom ν.
+    """
+    return t * (1 - 1 / (4 * freedom)) + power * math.sqrt(1 + t * t / (2 * freedom))
+
+
 def find_detectable(change: Change, tail: float) -> float:
     """The smallest change that is found in four of five such checks, on the change's scale.
 
@@ -54,7 +69,8 @@ def find_detectable(change: Change, tail: float) -> float:
         change: What was measured.
         tail: Error probability that a single failure may have.
     """
-    return (student_quantile(tail, change.freedom) + POWER_Z) * change.error()
+    t = student_quantile(tail, change.freedom)
+    return find_effect(t, POWER_Z, change.freedom) * change.error()
 
 
 def find_runs(change: Change, tail: float, effect: float, margin: float) -> tuple[int, int] | None:
@@ -76,13 +92,34 @@ def find_runs(change: Change, tail: float, effect: float, margin: float) -> tupl
     return None
 
 
+def plan_runs(change: Change, tail: float, effect: float, power: float) -> int | None:
+    """How many runs each, of the baseline and under test, would show a change of a given size.
+
+    Args:
+        change: What was measured, for its noise.
+        tail: Error probability that a single failure may have.
+        effect: The size, on the change's scale.
+        power: Normal quantile of the share of such checks that are to find it.
+
+    Returns:
+        The number; None where not even hundreds would do.
+    """
+    spent = change.freedom - sum(change.num_runs) + 2
+    for n in range(1, MOST_RUNS + 1):
+        freedom = max(spent + 2 * n - 2, 1)
+        needed = find_effect(student_quantile(tail, freedom), power, freedom)
+        if needed * change.error((n, n)) <= effect:
+            return n
+    return None
+
+
 def _would_settle(
     change: Change, runs: tuple[int, int], tail: float, effect: float, margin: float
 ) -> bool:
     freedom = change.freedom + sum(runs) - sum(change.num_runs)
     error = change.error(runs)
     is_worse = change.point >= effect
-    shown = (student_quantile(tail, freedom) + POWER_Z) * error <= change.point
+    shown = find_effect(student_quantile(tail, freedom), POWER_Z, freedom) * error <= change.point
     half = student_quantile((1 - LEVEL) / 2, freedom)
-    excluded = change.point + (half + POWER_Z) * error <= margin
+    excluded = change.point + find_effect(half, POWER_Z, freedom) * error <= margin
     return (is_worse and shown) or excluded

@@ -100,6 +100,11 @@ class Sketch:
     blocks: I64
     weights: F64
 
+    @cached_property
+    def order(self) -> I64:
+        """Rows by value."""
+        return np.argsort(self.values, kind="stable")
+
     @staticmethod
     def of(values: F64, blocks: I64) -> Sketch:
         """Sketch the times of single requests."""
