@@ -134,6 +134,28 @@ def _percentile(values: F64, q: float) -> float | None:
     return float(np.percentile(ok, q)) if len(ok) else None
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What is as recorded in any replay: what came before the schedulers and after the result.
+
+    Attributes:
+        at: Requests that count.
+        latency, ttft: What is to be added to when their results are processed, seconds.
+    """
+
+    at: I64
+    latency: F64
+    ttft: F64
+
+
+def measure_beside(model: EngineModel, chosen: NDArray[np.bool_]) -> Beside:
+    """The recorded part of latencies, of chosen requests that no stall touched."""
+    load = model.load
+    at = np.flatnonzero(chosen & ~model.touched)
+    tail, engine_tail = (np.nan_to_num(x - load.forward_end) for x in (load.finish, load.done))
+    return Beside(at, (tail - load.begin)[at], (engine_tail - load.first)[at])
+
+
 def replay_once(
     model: EngineModel,
     setting: Setting,
@@ -143,6 +165,7 @@ def replay_once(
     cost: PassCost,
     turn_factor: float = 1.0,
     usage: I64 | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, float]:
     """One replay of the whole load; figures of the chosen requests.
 
@@ -152,6 +175,7 @@ def replay_once(
         cost: Pass cost to use.
         turn_factor: By which the length of an idle or delayed turn is scaled.
         usage: 1001 counts that waits are added to, by KV pool usage in thousandths; None: not told.
+        beside: From :func:`measure_beside`, where many replays share it.
 
     Raises:
         UsageError: A watermark is asked for, and the size of the KV pool is not known.
@@ -190,21 +214,18 @@ def replay_once(
             if a >= 0:
                 inside[a : max(a, b) + 1] = True
         held = float(delays[:-1][inside].sum())
-    keep = chosen & ~model.touched
-    # What came before the schedulers saw it and after the result is as recorded.
-    lead = load.arrival - load.begin
-    tail = np.nan_to_num(load.finish - load.forward_end)
-    engine_tail = np.nan_to_num(load.done - load.forward_end)
-    latency = finish - load.arrival + lead + tail
-    ttft = finish - load.first + engine_tail
+    beside = beside or measure_beside(model, chosen)
+    ttft = finish[beside.at] + beside.ttft
+    ttft = ttft[np.isfinite(ttft)]
+    p50, p99 = np.percentile(ttft, (50, 99)) if len(ttft) else (np.nan, np.nan)
     return {
         "num_iterations": float(inside.sum()),
         "num_solo_iterations": float((width[inside] == 1).sum()),
         "num_fully_fused_iterations": float((width[inside] == model.num_ranks).sum()),
         "num_delay_passes": held,
-        "request_latency_mean_s": _mean(latency[keep]) or np.nan,
-        "ttft_p50_s": _percentile(ttft[keep], 50) or np.nan,
-        "ttft_p99_s": _percentile(ttft[keep], 99) or np.nan,
+        "request_latency_mean_s": _mean(finish[beside.at] + beside.latency) or np.nan,
+        "ttft_p50_s": float(p50),
+        "ttft_p99_s": float(p99),
         "prefill_throughput_tok_s": float(batch[inside].sum() / max(busy[inside].sum(), 1e-9)),
         "num_waits": float(trace.num_waits),
         "num_near_bound": float(trace.num_near_bound),
@@ -330,6 +351,7 @@ def replay_settings(
         raise InputError("nothing to replay: no request")
     repeats = repeats or choose_repeats(model)
     low, high = (np.log(t / model.times[3]) for t in model.turn_range)
+    beside = measure_beside(model, chosen)
 
     def one(task: tuple[int, int]) -> dict[str, float]:
         at, k = task
@@ -340,7 +362,7 @@ def replay_settings(
             factor = turn_s / float(model.times[3])
         return replay_once(
             model, settings[at], chosen, seed=k, cost=cost, turn_factor=factor,
-            usage=usage,
+            usage=usage, beside=beside,
         )  # fmt: skip
 
     tasks = [(at, k) for at in range(len(settings)) for k in range(repeats)]
