@@ -11,8 +11,9 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from ruamel.yaml import YAML
 
-from pdtrace.__main__ import main
+from pdtrace.__main__ import build_parser, main
 from tests.check.runner import ACTION, ROOT, Job, read_action, run_action
 
 EXAMPLES = ROOT / "examples" / "ci"
@@ -34,6 +35,33 @@ def test_file_is_valid(schema, file):
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
     done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/ci.md"])
+def test_shown_workflow_is_the_example(page):
+    """Two versions of the ten lines that people copy would drift apart."""
+    (shown,) = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL
+    )
+    whole = YAML(typ="safe").load((EXAMPLES / "github-workflow.yml").read_text(encoding="utf-8"))
+    assert YAML(typ="safe").load(shown)["jobs"] == whole["jobs"]
+
+
+def test_example_names_inputs_that_the_action_has():
+    """GitHub only warns of an input with a typing error, and the gate would judge by nothing."""
+    whole = YAML(typ="safe").load((EXAMPLES / "github-workflow.yml").read_text(encoding="utf-8"))
+    (step,) = [s for s in whole["jobs"]["fusion"]["steps"] if "pdtrace@" in s.get("uses", "")]
+    assert step["with"].keys() <= read_action()["inputs"].keys()
+
+
+def test_gitlab_example_names_options_that_exist():
+    """The example is copied as it is."""
+    jobs = YAML(typ="safe").load((EXAMPLES / "gitlab-ci.yml").read_text(encoding="utf-8"))
+    (command,) = [c for c in jobs["fusion-gate"]["script"] if c.startswith("pdtrace ")]
+    args = build_parser().parse_args(command.split()[1:])
+    reports = jobs["fusion-gate"]["artifacts"]["reports"]
+    assert (args.junit, args.code_quality) == (reports["junit"], reports["codequality"])
+    assert [args.html] == jobs["fusion-gate"]["artifacts"]["paths"]
 
 
 def test_no_script_holds_an_expression():
