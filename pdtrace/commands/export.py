@@ -1,9 +1,9 @@
 """Write a recording as a table (CSV, JSON, Parquet), a Perfetto trace, or OTLP spans.
 
-WHAT is a table (events, iterations, rank-passes, requests, request-stages, decisions, metrics),
-perfetto or otlp. PATH is what analyze takes. In tables durations are seconds (columns named _s),
-times ISO 8601 in UTC. A Perfetto trace opens on ui.perfetto.dev, which reads it in the browser and
-uploads nothing. Spans go to ENDPOINT and nowhere else.
+WHAT is a table (events, iterations, rank-passes, requests, request-stages, delay-episodes,
+decisions, metrics), perfetto or otlp. PATH is what analyze takes. In tables durations are seconds
+(columns named _s), times ISO 8601 in UTC. A Perfetto trace opens on ui.perfetto.dev, which reads it
+in the browser and uploads nothing. Spans go to ENDPOINT and nowhere else.
 
   pdtrace export rank-passes server.log -o passes.csv
   pdtrace export iterations run/ --format parquet -o iterations.parquet
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pdtrace.run import Run
 
 TABLES = (
-    "events", "iterations", "rank-passes", "requests", "request-stages", "decisions", "metrics",
+    "events", "iterations", "rank-passes", "requests", "request-stages", "delay-episodes",
+    "decisions", "metrics",
 )  # fmt: skip
 TRACES = ("perfetto", "otlp")
 FORMATS = ("csv", "json", "parquet")

@@ -1,76 +1,77 @@
-"""When the delayer withheld prefill on a rank, as far as the decisions carry times."""
+"""The delayer's episodes as viewers show them: one wait for each rank that was held."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
+
+from pdtrace.delayer.ledger import build_ledger
+from pdtrace.exports.untrusted import show
 
 if TYPE_CHECKING:
     from pdtrace.run import Run
 
-NO_DELAY = ("", "no_wait")
+MAX_RIDS = 64  # request ids named on one wait; viewers cut long texts anyway
 
 
-class Episode(NamedTuple):
-    """A wait and the decision that ended it.
+class Wait(NamedTuple):
+    """One rank's share of a delay episode.
 
     Attributes:
-        dp_rank: Null where the source does not say it.
+        episode, iteration: Of the table ``delay_episodes``; the iteration ended it.
+        dp_rank: The rank that was held; null where nobody knows whose requests waited.
         begin_ns, end_ns: The same where only the end is known.
-        reason: Why prefill was allowed in the end; ``delay`` if the recording ends before that.
-        wait_passes: Delay passes in it, if known.
-        num_prefillable: Ranks that could prefill at its end, if known.
-        actual_execution: Whether the rank then ran a batch, if known.
-        source_id, line: Where the decision stands.
+        ended_by: As in the table.
+        is_observed: Whether a line says how it ended.
+        num_delay_passes, passes_source: As in the table.
+        num_prefillable: Ranks with a request at its end.
+        rids: Requests of the rank that were held, made safe to show.
+        joined_ranks: Ranks of requests that joined, comma between.
     """
 
+    episode: int
+    iteration: int | None
     dp_rank: int | None
     begin_ns: int
     end_ns: int
-    reason: str
-    wait_passes: int | None
+    ended_by: str
+    is_observed: bool
+    num_delay_passes: int | None
+    passes_source: str | None
     num_prefillable: int | None
-    actual_execution: bool | None
-    source_id: int
-    line: int | None
+    rids: tuple[str, ...]
+    joined_ranks: str | None
 
 
-def read_episodes(run: Run) -> list[Episode]:
-    """The episodes of a run in order of their end; decisions without a time give none.
-
-    An episode lasts the wait that the decision states, or else from the first decision to delay to
-    the one that allows. Where neither is known, it is the moment of its end.
-    """
-    told = (
-        run.decisions.filter(pl.col("ts").is_not_null())
-        .sort("ts", maintain_order=True)
-        .with_columns(
-            pl.col("ts").dt.epoch("ns"),
-            pl.col("wait").dt.total_nanoseconds(),
-            pl.col("output_reason").cast(pl.String),
-        )
-    )
-    out: list[Episode] = []
-    waiting: dict[tuple[int, int | None], Episode] = {}
-    for row in told.iter_rows(named=True):
-        key = (row["engine_run"], row["dp_rank"])
-        at, before = row["ts"], waiting.pop(key, None)
-        begin = at if before is None else before.begin_ns
-        passes = None if before is None else before.wait_passes
-        if row["output_allow"]:
-            if row["wait"] is not None and row["count"] == 1:
-                begin = at - row["wait"]
-            if row["count"] == 1 and row["wait_passes"] is not None:
-                passes = row["wait_passes"]
-        else:
-            passes = (passes or 0) + row["count"]
-        episode = Episode(
-            row["dp_rank"], begin, at, row["output_reason"], passes, row["num_prefillable"],
-            row["actual_execution"], row["source_id"], row["line"],
-        )  # fmt: skip
-        if not row["output_allow"]:
-            waiting[key] = episode
-        elif begin < at or episode.reason not in NO_DELAY:
-            out.append(episode)
-    return sorted([*out, *waiting.values()], key=lambda e: e.end_ns)
+def read_waits(run: Run) -> list[Wait]:
+    """The waits of a run in order of their end, as its ledger has them."""
+    episodes = build_ledger(run).episodes.filter(pl.col("end").is_not_null())
+    out = []
+    for row in episodes.with_columns(pl.col("begin", "end").dt.epoch("ns")).iter_rows(named=True):
+        told: list[dict[str, Any]] = json.loads(row["held"] or "[]")
+        if not told:
+            names = (row["held_ranks"] or "").split(",")
+            ranks: list[int | None] = [int(r) for r in names if r.isdigit()]
+            told = [{"dp_rank": r, "rids": []} for r in ranks or [None]]
+        for one in told:
+            rank, rids = one["dp_rank"], one["rids"]
+            begin = row["end"] if row["begin"] is None else row["begin"]
+            out.append(
+                Wait(
+                    row["episode"],
+                    row["iteration"],
+                    rank,
+                    begin,
+                    row["end"],
+                    row["ended_by"],
+                    row["is_observed"],
+                    row["num_delay_passes"],
+                    row["passes_source"],
+                    row["num_prefillable"],
+                    tuple(show(rid) for rid in rids[:MAX_RIDS]),
+                    row["joined_ranks"],
+                )
+            )
+    return out

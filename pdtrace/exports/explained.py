@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from pdtrace.delayer.ledger import Ledger, build_ledger, ledger_values
 from pdtrace.exports.section import Section
 from pdtrace.exports.wording import percent, plural, seconds, whole
 from pdtrace.joined.breakdown import Breakdown, break_down, count_causes
@@ -177,20 +178,21 @@ def agreement_section(agreement: pl.DataFrame) -> Section | None:
 
 @dataclass(frozen=True)
 class Explained:
-    """What :mod:`pdtrace.joined` tells of a run, worked out once for all outputs."""
+    """What several tables tell of a run together, worked out once for all outputs."""
 
     breakdown: Breakdown
     causes: pl.DataFrame
     agreement: pl.DataFrame
+    ledger: Ledger
 
 
 def explain(run: Run) -> Explained:
-    """Sum up the stages of requests, the causes of idle passes and the agreement of sources."""
-    return Explained(break_down(run.stages), count_causes(run), run.agreement)
+    """Sum up stages of requests, causes of idle passes, agreement of sources, delay episodes."""
+    return Explained(break_down(run.stages), count_causes(run), run.agreement, build_ledger(run))
 
 
 def explained_values(told: Explained) -> dict[str, Any]:
-    """The same as plain values: ``ttft_breakdown``, ``idle_causes``, ``agreement``."""
+    """The same as plain values, by their keys in the summary: ``ttft_breakdown`` and so on."""
     b = told.breakdown
     return {
         "ttft_breakdown": {
@@ -207,6 +209,7 @@ def explained_values(told: Explained) -> dict[str, Any]:
         },
         "idle_causes": _rows(told.causes),
         "agreement": _rows(told.agreement),
+        "delay_ledger": ledger_values(told.ledger),
     }
 
 

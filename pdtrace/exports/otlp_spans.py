@@ -23,10 +23,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 
 import pdtrace
-from pdtrace.exports.delay_episodes import Episode, read_episodes
+from pdtrace.exports.delay_episodes import Wait, read_waits
 from pdtrace.exports.pass_times import PassTimes
 from pdtrace.exports.request_passes import (
-    SLACK_NS,
     Request,
     RequestPasses,
     key_of,
@@ -47,14 +46,15 @@ def build_spans(run: Run) -> Iterator[ReadableSpan]:
     builder = _Builder(run)
     for part in run:
         yield from builder.build_part(part)
-    yield from builder.build_open_episodes()
 
 
 class _Builder:
     def __init__(self, run: Run) -> None:
         engine = run.engine
         self.files = [show(f.path) for f in run.files]
-        self.episodes = read_episodes(run)
+        self.waits: dict[int | None, list[Wait]] = {}
+        for wait in read_waits(run):
+            self.waits.setdefault(wait.iteration, []).append(wait)
         self.finder = RequestPasses(read_requests(run))
         self.times = PassTimes()
         # What tells one engine and start from another, wherever its files lie.
@@ -76,7 +76,6 @@ class _Builder:
             )
         )
         self.scope = InstrumentationScope("pdtrace", pdtrace.__version__)
-        self._next_episode = 0
 
     def build_part(self, part: Part) -> Iterator[ReadableSpan]:
         """The spans of the next part."""
@@ -107,11 +106,11 @@ class _Builder:
         root = _context(trace, "iteration")
         begin, stop = row["begin_ns"], row["stop_ns"]
         ahead = 0 if row["start"] is None else begin - row["start"]
-        waits = self._episodes_before(begin if row["start"] is None else row["start"])
+        waits = self.waits.get(row["iteration"], [])
         moments: dict[int | None, list[Event]] = {}
         for e in waits:
             if e.begin_ns == e.end_ns:
-                event = Event(f"delayer {e.reason}", self._describe_wait(e), e.end_ns)
+                event = Event(f"delay, {e.ended_by}", self._describe_wait(e), e.end_ns)
                 moments.setdefault(e.dp_rank, []).append(event)
         yield self._span(
             "iteration",
@@ -171,32 +170,18 @@ class _Builder:
                     "delay", context, root, e.begin_ns, e.end_ns, self._describe_wait(e)
                 )
 
-    def build_open_episodes(self) -> Iterator[ReadableSpan]:
-        """Waits after the last iteration, each in a trace of its own."""
-        for index, e in enumerate(self.episodes[self._next_episode :]):
-            trace = self._trace_id("delay", e.dp_rank, index, e.end_ns)
-            context = _context(trace, "delay")
-            yield self._span("delay", context, None, e.begin_ns, e.end_ns, self._describe_wait(e))
-        self._next_episode = len(self.episodes)
-
-    def _episodes_before(self, start_ns: int) -> list[Episode]:
-        first = self._next_episode
-        while (
-            self._next_episode < len(self.episodes)
-            and self.episodes[self._next_episode].end_ns <= start_ns + SLACK_NS
-        ):
-            self._next_episode += 1
-        return self.episodes[first : self._next_episode]
-
-    def _describe_wait(self, e: Episode) -> dict[str, Any]:
+    def _describe_wait(self, w: Wait) -> dict[str, Any]:
         return _known(
             {
-                "sglang.dp_rank": e.dp_rank,
-                "sglang.delayer.output_reason": e.reason,
-                "sglang.delayer.wait_passes": e.wait_passes,
-                "sglang.delayer.num_prefillable": e.num_prefillable,
-                "sglang.delayer.actual_execution": e.actual_execution,
-                **self._place(e.source_id, e.line),
+                "sglang.dp_rank": w.dp_rank,
+                "pdtrace.delay.episode": w.episode,
+                "pdtrace.delay.ended_by": w.ended_by,
+                "pdtrace.delay.is_observed": w.is_observed,
+                "pdtrace.delay.passes": w.num_delay_passes,
+                "pdtrace.delay.passes_source": w.passes_source,
+                "pdtrace.delay.num_prefillable": w.num_prefillable,
+                "pdtrace.delay.joined_ranks": w.joined_ranks,
+                "rid": list(w.rids) or None,
             }
         )
 

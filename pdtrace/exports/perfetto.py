@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import polars as pl
 
-from pdtrace.exports.delay_episodes import read_episodes
+from pdtrace.exports.delay_episodes import read_waits
 from pdtrace.exports.pass_times import PassTimes
 from pdtrace.exports.perfetto_wire import TraceWriter
 from pdtrace.exports.request_passes import RequestPasses, key_of, read_requests
@@ -28,8 +28,8 @@ CATEGORIES = (*ROLES, "delay", "request", "incident")
 ARGUMENTS = (
     "iteration", "forward_iter", "dp_rank", "num_new_tokens", "num_new_seqs", "confidence",
     "is_observed", "duration_source", "grouping", "cause", "cause_detail", "selected_ahead_s",
-    "file", "line", "wait_passes", "num_prefillable", "actual_execution", "status",
-    "num_prompt_tokens", "num_cached_tokens", "text",
+    "file", "line", "episode", "delay_passes", "passes_source", "num_prefillable", "joined_ranks",
+    "rids", "status", "num_prompt_tokens", "num_cached_tokens", "text",
 )  # fmt: skip
 REPEATED = ("selection", "gap", "bounded", "label", "span", "time")
 GAUGES = (  # column of events, name, unit
@@ -63,7 +63,7 @@ def write_perfetto(run: Run, stream: BinaryIO) -> int:
     for part in chain(() if first is None else (first,), parts):
         trace.write_part(part, times.place(part), finder)
     trace.write_pause()
-    trace.write_episodes()
+    trace.write_waits()
     trace.write_incidents()
     trace.write_requests(requests)
     trace.writer.flush()
@@ -217,31 +217,35 @@ class _Trace:
                     )
                 self.writer.count(self._counters[key], at, value)
 
-    def write_episodes(self) -> None:
-        """Write the waits of the delayer on a track of each rank."""
+    def write_waits(self) -> None:
+        """Write the delayer's episodes on a track of each rank that they held."""
         tracks: dict[int | None, int] = {}
         until: dict[int | None, int] = {}
-        for e in read_episodes(self.run):
-            if e.dp_rank not in tracks:
-                parent = self.engine if e.dp_rank is None else self._rank(e.dp_rank)
-                tracks[e.dp_rank] = self.writer.add_track("delayer", parent)
-            track = tracks[e.dp_rank]
+        for w in read_waits(self.run):
+            if w.dp_rank not in tracks:
+                parent = self.engine if w.dp_rank is None else self._rank(w.dp_rank)
+                tracks[w.dp_rank] = self.writer.add_track("delayer", parent)
+            track = tracks[w.dp_rank]
             arguments = self.writer.encode_arguments(
                 {
-                    "wait_passes": e.wait_passes,
-                    "num_prefillable": e.num_prefillable,
-                    "actual_execution": e.actual_execution,
-                    **self._place(e.source_id, e.line),
+                    "episode": w.episode,
+                    "iteration": w.iteration,
+                    "delay_passes": w.num_delay_passes,
+                    "passes_source": w.passes_source,
+                    "is_observed": w.is_observed,
+                    "num_prefillable": w.num_prefillable,
+                    "joined_ranks": w.joined_ranks,
+                    "rids": " ".join(w.rids) or None,
                 }
             )
-            if e.begin_ns == e.end_ns:
-                self.writer.mark(track, e.end_ns, e.reason, "delay", arguments=arguments)
+            name = f"delay, {w.ended_by}"
+            if w.begin_ns == w.end_ns:
+                self.writer.mark(track, w.end_ns, name, "delay", arguments=arguments)
                 continue
-            begin = max(e.begin_ns, until.get(e.dp_rank, e.begin_ns))
-            name = "delay" if e.reason in ("", "delay") else f"delay, {e.reason}"
-            self.writer.begin(track, min(begin, e.end_ns), name, "delay", arguments=arguments)
-            self.writer.end(track, e.end_ns)
-            until[e.dp_rank] = e.end_ns
+            begin = max(w.begin_ns, until.get(w.dp_rank, w.begin_ns))
+            self.writer.begin(track, min(begin, w.end_ns), name, "delay", arguments=arguments)
+            self.writer.end(track, w.end_ns)
+            until[w.dp_rank] = w.end_ns
 
     def write_incidents(self) -> None:
         """Write what the engine reported as instants."""

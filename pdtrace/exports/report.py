@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pdtrace.exports.delay_section import delayer_section, episode_section, ledger_section
 from pdtrace.exports.explained import (
     Explained,
     agreement_section,
@@ -92,6 +93,8 @@ def build_report(
         cause_section(run, told.causes),
         queue_section(m),
         delayer_section(run, m),
+        ledger_section(told.ledger),
+        episode_section(told.ledger),
         agreement_section(told.agreement),
         engine_section(run, m),
         source_section(run),
@@ -306,47 +309,6 @@ def queue_section(m: Numbers) -> Section | None:
     if not rows:
         return None
     return Section("Queues, as prefill batches report them", ("", "mean", "most"), tuple(rows))
-
-
-def delayer_section(run: Run, m: Numbers) -> Section:
-    """What the delayer was set to, and what it did."""
-    d = run.engine.delayer
-    if d.enabled is None:
-        state = "Nothing says whether it was on: the server_args line of the log would."
-    elif not d.enabled:
-        return Section("PrefillDelayer", notes=("Off.",))
-    else:
-        low = d.token_usage_low_watermark
-        mark = "no low watermark" if low is None else f"low watermark {low:g} of the KV pool"
-        state = f"On: waits up to {d.max_delay_passes or UNKNOWN} passes, {mark}."
-    outcomes = (
-        ("prefill delayed", "num_delay_passes"),
-        ("prefill allowed at once, all ranks ready", "num_delay_no_waits"),
-        ("prefill allowed after a wait, all ranks ready", "num_delay_successes"),
-        ("prefill allowed, wait ran out", "num_delay_timeouts"),
-        ("prefill allowed, KV pool under the watermark", "num_delay_watermark_allows"),
-    )
-    # Without a watermark none can be under it: a zero would only be noise.
-    has_mark = d.token_usage_low_watermark is not None
-    told = [o for o in outcomes if has_mark or "watermark" not in o[1] or m.get(o[1])]
-    known = [(text, name) for text, name in told if m.get(name) is not None]
-    rows = tuple((text, whole(m.get(name))) for text, name in known)
-    notes = [state]
-    if "debug lines" in m.note("num_delay_timeouts") and rows:
-        notes.append("Counted from the debug lines of the log.")
-    missing = [name for _, name in told if m.get(name) is None]
-    if missing:
-        what = "other outcomes" if rows else "its outcomes"
-        notes.append(f"The number of {what} is not known: {m.note(missing[0])}.")
-    waited = m.get("delay_seconds_total")
-    note = m.note("delay_seconds_total")
-    estimate = f" ({note})" if note.startswith("estimated") else ""
-    notes.append(
-        f"Waited {seconds(waited)} in all{estimate}."
-        if waited is not None
-        else f"Time waited is not known: {m.note('delay_seconds_total')}."
-    )
-    return Section("PrefillDelayer", ("outcome", "scheduler passes"), rows, tuple(notes))
 
 
 def engine_section(run: Run, m: Numbers) -> Section:

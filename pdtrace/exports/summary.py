@@ -1,7 +1,7 @@
 """The summary of a run as JSON.
 
 History of ``schema_version``: 1, the first. Added to it since: ``ttft_breakdown``,
-``idle_causes``, ``agreement``.
+``idle_causes``, ``agreement``, ``delay_ledger``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def build_summary(
         ``fusion_width_histogram``: width → iterations, widths that occurred;
         ``ttft_breakdown``: ``num_requests``, ``num_left_out``, ``p50_rid``, ``p99_rid``, their
         times, ``delay_ratio``, and the rows of the table as ``stages``; ``idle_causes`` and
-        ``agreement``: the rows of these tables; ``incidents``; ``warnings``. No NaN or infinity.
+        ``agreement``: the rows of these tables; ``delay_ledger``: ``totals``, ``counters``,
+        ``balance``, ``reason``, ``notes``; ``incidents``; ``warnings``. No NaN or infinity.
     """
     engine: dict[str, dict[str, Any]] = {}
     ranks: dict[str, dict[str, dict[str, Any]]] = {}

@@ -16,6 +16,7 @@ import polars as pl
 from pdtrace.exports.untrusted import show
 from pdtrace.schema import (
     DECISIONS,
+    DELAY_EPISODES,
     EVENTS,
     ITERATIONS,
     METRICS,
@@ -73,6 +74,10 @@ def table_parts(run: Run, table: Table) -> Iterator[pl.DataFrame]:
         yield run.decisions
     elif table is REQUEST_STAGES:
         yield run.stages
+    elif table is DELAY_EPISODES:
+        from pdtrace.delayer.ledger import build_ledger  # noqa: PLC0415 (likewise)
+
+        yield build_ledger(run).episodes
     else:
         yield table.empty()
         column = {EVENTS: "events", ITERATIONS: "iterations", RANK_PASSES: "rank_passes"}[table]

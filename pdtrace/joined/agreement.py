@@ -226,22 +226,16 @@ def _waits(run: Run) -> Iterator[Row]:
     counters = run.decisions.filter(
         pl.col("source").cast(pl.String) == "prometheus", pl.col("count") > 0
     )
-    held = run.stages.filter(
-        pl.col("held_by").cast(pl.String) == "delayer",
-        pl.col("stage").cast(pl.String) == "waiting",
-    )
     if counters.is_empty() or run.stages.is_empty():
         return
     reason = pl.col("output_reason").cast(pl.String)
     timed = run.decisions.filter(reason == "wait_timeout", pl.col("ts").is_not_null()).height > 0
     num = _of_rank(counters.filter(reason.is_in(["wait_success", "wait_timeout"])))
-    begin = held.select("start", (pl.col("start") + pl.col("duration")).alias("end")).sort("start")
-    ends = begin["end"].cum_max().shift(1)
-    windows = int((begin["start"] > ends).fill_null(value=True).sum())
+    windows = run.episodes["ended_by"].cast(pl.String).is_in(["fused", "timeout"]).sum()
     yield compare(
-        "waits of the delayer", ("engine counters", num), ("requests held", windows),
+        "waits of the delayer", ("engine counters", num), ("requests held", float(windows or 0)),
         allowed=max(1.0, NEAR_RATIO * num),
-        reason="estimated: a wait is seen where a request stood still on an idle engine",
+        reason="estimated: a wait is told by which ranks had a request, and since when",
         doubt=_doubt_of_counters(run) or (None if timed else UNTIMED),
     )  # fmt: skip
 

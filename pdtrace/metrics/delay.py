@@ -17,7 +17,7 @@ NO_WAITS = (
     "the prefill_delayer_wait_seconds histogram (metrics_before/after) of releases from 0.5.14 on "
     "gives it; before, it holds only zeros; spans or request time stats give an estimate"
 )
-FROM_REQUESTS = "estimated: time in which requests stood in the waiting queue while no forward ran"
+FROM_REQUESTS = "estimated: the delay episodes, rebuilt from the requests that waited"
 DEBUG_LINES = "counters or debug lines (SGLANG_PREFILL_DELAYER_DEBUG_LOG=1) would give it"
 # Outcome → (metric, whether a debug line of the log reports it too).
 OUTCOMES = {
@@ -36,6 +36,7 @@ class DelayTally:
         self.delayer = run.engine.delayer
         self.decisions = run.decisions
         self.stages = run.stages
+        self.episodes = run.episodes
 
     def add(self, part: Part) -> None:
         """Parts hold no decisions."""
@@ -66,7 +67,8 @@ class DelayTally:
         elif self.delayer.enabled is False:
             seconds, note = 0.0, OFF
         elif not self.stages.is_empty():
-            seconds, num = held_seconds(self.stages)
+            seconds = as_seconds(total(self.episodes["wait"]))
+            num = self.episodes.height
             rows.append(Metric("delay_seconds_total", seconds, "s", num, FROM_REQUESTS))
             return rows
         rows.append(Metric("delay_seconds_total", seconds, "s", waits.height, note or None))
@@ -83,29 +85,6 @@ def count_once(decisions: pl.DataFrame, reason: str) -> int:
     return int(str(per_rank["count"].max() or 0))
 
 
-def held_seconds(stages: pl.DataFrame) -> tuple[float, int]:
-    """Wall time in which the delayer held some request's waiting; and the stretches of it.
-
-    Args:
-        stages: Table ``request_stages``.
-    """
-    held = (
-        stages.filter(
-            pl.col("held_by").cast(pl.String) == "delayer",
-            pl.col("stage").cast(pl.String) == "waiting",
-        )
-        .select(
-            pl.col("start").dt.epoch("ns").alias("start"),
-            (pl.col("start") + pl.col("duration")).dt.epoch("ns").alias("end"),
-        )
-        .sort("start")
-    )
-    before = held["end"].cum_max().shift(1).fill_null(0)
-    # Requests of several ranks wait side by side; their common time counts once.
-    alone = (held["end"] - pl.select(pl.max_horizontal(held["start"], before)).to_series()).clip(0)
-    return as_seconds(total(alone)), held.height
-
-
 def measure_delay(run: Run) -> list[Metric]:
     """Measure the delayer's outcomes from the table ``decisions``.
 
@@ -118,7 +97,6 @@ def measure_delay(run: Run) -> list[Metric]:
       at once, after a wait that other ranks joined, after a wait that ran out, and because the KV
       pool was under the low watermark. The last two also come from debug lines, which may be fewer.
     * ``delay_seconds_total``: Σ wall time waited before an allowed pass, by the engine's histogram;
-      where that does not tell, the time in which the delayer held any request of the table
-      ``request_stages`` in the waiting queue, an estimate.
+      where that does not tell, the sum over the table ``delay_episodes``, an estimate.
     """
     return measure_tallies(run, [DelayTally(run, Prices())])

@@ -15,11 +15,12 @@ import pytest
 
 import pdtrace
 from pdtrace.__main__ import main
+from pdtrace.delayer.ledger import build_ledger
 from pdtrace.errors import OutputError, UsageError
 from pdtrace.exports import otlp_spans
 from pdtrace.exports.otlp import BATCH_SPANS, open_exporter, send_spans
 from pdtrace.exports.otlp_spans import build_spans
-from pdtrace.run import Run
+from pdtrace.run import DelayerInfo, Run
 from pdtrace.schema import REQUESTS
 from tests.exports.receivers import Received, receive_grpc, receive_http
 from tests.figures.made_run import make_run
@@ -148,27 +149,32 @@ def test_spans_link_to_the_engines_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_waits_belong_to_the_iteration_that_ended_them() -> None:
-    """A wait is a child of the next iteration, and a decision of unknown wait an event on it."""
-    at = hand.START + 200 * hand.MS
-    rows = [
-        hand.decision("scheduler_log", 0, "wait_success", 1, ts=at, wait=20 * hand.MS, line=9),
-        hand.decision("scheduler_log", 1, "wait_timeout", 1, ts=at),
-        hand.decision("scheduler_log", 1, "delay", 1, ts=at + 300 * hand.MS),
-        hand.decision("scheduler_log", 1, "delay", 1, ts=at + 310 * hand.MS),
-    ]
-    spans = list(build_spans(hand.build([(100, {0: 9})] * 3, decisions=rows)))
-    root = [s for s in spans if s.name == "iteration"][2]
-    wait, left = [s for s in spans if s.name == "delay"]
-    assert wait.parent == root.context
-    assert (wait.start_time, wait.end_time) == (at - 20 * hand.MS, at)
-    said = dict(wait.attributes or {})
-    assert said["sglang.delayer.output_reason"] == "wait_success"
-    assert said["pdtrace.source.line"] == 9
-    assert (left.parent, left.end_time) == (None, at + 310 * hand.MS)
+    """A wait is a child of its iteration and names who waited; one of unknown begin is an event."""
+    run = pdtrace.load(SAMPLES / "h100x2-on")
+    spans = list(build_spans(run))
+    roots = {
+        s.context.span_id: dict(s.attributes or {})
+        for s in spans
+        if s.name == "iteration" and s.context
+    }
+    episodes = {r["episode"]: r for r in build_ledger(run).episodes.iter_rows(named=True)}
+    waits = [s for s in spans if s.name == "delay"]
+    assert {dict(s.attributes or {})["pdtrace.delay.episode"] for s in waits} == set(episodes)
+    for span in waits:
+        said = dict(span.attributes or {})
+        row = episodes[said["pdtrace.delay.episode"]]
+        assert roots[span.parent.span_id]["pdtrace.iteration"] == row["iteration"]
+        assert said["pdtrace.delay.ended_by"] == row["ended_by"]
+        length = row["wait"].total_seconds()
+        assert (span.end_time - span.start_time) / 1e9 == pytest.approx(length, abs=2e-6)
+        assert all(rid in row["held"] for rid in said["rid"])
+    delayer = DelayerInfo(enabled=True, max_delay_passes=30)
+    bare = hand.build([(100, {0: 9, 1: 9}), (100, {1: 9})])
+    bare = replace(bare, engine=replace(bare.engine, delayer=delayer, role="prefill"))
+    spans = list(build_spans(bare))
     (event,) = (e for s in spans for e in s.events)
-    assert (event.name, event.timestamp) == ("delayer wait_timeout", at)
-    idle = next(s for s in spans if s.name == "idle" and s.parent == root.context)
-    assert list(idle.events) == [event]
+    assert event.name == "delay, timeout"
+    assert not [s for s in spans if s.name == "delay"]
 
 
 def test_a_pass_of_unknown_duration_says_so() -> None:

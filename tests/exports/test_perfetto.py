@@ -15,11 +15,12 @@ import pytest
 
 import pdtrace
 from pdtrace.__main__ import main
+from pdtrace.delayer.ledger import build_ledger
 from pdtrace.exports.pass_times import PassTimes
 from pdtrace.exports.perfetto import write_perfetto
 from pdtrace.exports.perfetto_wire import encode_int, encode_varint
 from pdtrace.exports.untrusted import show
-from pdtrace.run import Incident, Run
+from pdtrace.run import DelayerInfo, Incident, Run
 from pdtrace.schema import DECISIONS, REQUESTS
 from tests.exports.decoded_trace import DecodedTrace, Slice, decode
 from tests.figures.made_run import make_run
@@ -187,30 +188,38 @@ def test_requests_show_their_stages() -> None:
             assert (queued.begin, queued.end) == (ns(row["queued"]), ns(row["selected"]))
 
 
-def test_decisions_are_marked_or_drawn() -> None:
-    """A wait of known length is a slice before its decision; otherwise its end is a mark."""
-    at = hand.START + 500 * hand.MS
-    rows = [
-        hand.decision("scheduler_log", 0, "delay", 1) | {"ts": at, "line": 7},
-        hand.decision("scheduler_log", 0, "delay", 1) | {"ts": at + 10 * hand.MS},
-        hand.decision("scheduler_log", 0, "wait_success", 1) | {"ts": at + 30 * hand.MS, "line": 9},
-        hand.decision("scheduler_log", 1, "wait_timeout", 1) | {"ts": at, "wait": 20 * hand.MS},
-        hand.decision("scheduler_log", 1, "wait_timeout", 1) | {"ts": at + 99 * hand.MS},
-        hand.decision("scheduler_log", 1, "no_wait", 1) | {"ts": at + 120 * hand.MS},
-    ]
-    trace = write(hand.build([(100, {0: 9})] * 8, decisions=rows))
-    seen = [
-        (trace.path(s.track).split("/", 1)[1], s.name, s.begin - at, (s.end or 0) - at)
+def test_waits_are_the_ledgers() -> None:
+    """Each rank that an episode held has a slice from its begin to its end, and no other has."""
+    run = pdtrace.load(SAMPLES / "h100x2-on")
+    trace = write(run)
+    seen = sorted(
+        (trace.path(s.track).rsplit("/", 2)[1], s.name, s.args["episode"], s.begin, s.end)
         for s in trace.slices if s.category == "delay"
-    ]  # fmt: skip
-    assert sorted(seen) == [
-        ("rank 0/delayer", "delay, wait_success", 0, 30 * hand.MS),
-        ("rank 1/delayer", "delay, wait_timeout", -20 * hand.MS, 0),
-    ]
-    success = next(s for s in trace.slices if s.name == "delay, wait_success")
-    assert (success.args["wait_passes"], success.args["line"]) == (2, 9)
+    )  # fmt: skip
+    told = sorted(
+        (f"rank {rank}", f"delay, {r['ended_by']}", r["episode"], ns(r["begin"]), ns(r["end"]))
+        for r in build_ledger(run).episodes.iter_rows(named=True)
+        for rank in r["held_ranks"].split(",")
+    )
+    assert len(seen) > 200
+    assert [s[:3] for s in seen] == [t[:3] for t in told]
+    # Python's times of day are cut to microseconds
+    both = zip(seen, told, strict=True)
+    assert all(0 <= a - b < 1000 for s, t in both for a, b in zip(s[3:], t[3:], strict=True))
+
+
+def test_a_wait_of_unknown_begin_is_a_mark() -> None:
+    """A log alone tells when a wait ran out, not since when: nothing is drawn that nobody knows."""
+    delayer = DelayerInfo(enabled=True, max_delay_passes=30)
+    run = hand.build([(100, {0: 9, 1: 9}), (100, {1: 9})])
+    run = replace(run, engine=replace(run.engine, delayer=delayer, role="prefill"))
+    trace = write(run)
+    assert not [s for s in trace.slices if s.category == "delay"]
     (mark,) = (s for s in trace.instants if s.category == "delay")
-    assert (mark.name, mark.begin) == ("wait_timeout", at + 99 * hand.MS)
+    assert (mark.name, mark.args["iteration"], mark.args["delay_passes"]) == (
+        "delay, timeout", 1, 29,
+    )  # fmt: skip
+    assert "rank 1" in trace.path(mark.track)
 
 
 def test_unknown_durations_and_roles_stay_unknown() -> None:
