@@ -82,12 +82,18 @@ class BodyMaker:
     rooms: Rooms
     output_len: int
 
-    def build(self, requests: Sequence[Request], prompts: Sequence[list[int] | str]) -> bytes:
-        """The body of one post.
+    def build(
+        self, requests: Sequence[Request], prompts: Sequence[list[int] | str]
+    ) -> tuple[bytes, bytes]:
+        """The body of one post, and that for a decode engine.
 
         Args:
             requests: One, or several that are sent together.
             prompts: Their input ids, or texts; all of one kind.
+
+        Returns:
+            The two bodies. The second has the same rooms, by which a decode engine finds the
+            prefill rank, and no rank: it would be taken for one of its own.
 
         Raises:
             UsageError: Several requests of one post are for chosen ranks, and the rank cannot be
@@ -116,6 +122,9 @@ class BodyMaker:
                 "the prompts of one post can only go to different ranks by their bootstrap rooms,"
                 " which --bootstrap-host none leaves out; say --route rank N or balancer"
             )
-        if rank is not None:
-            body |= dict.fromkeys(rank_fields(self.release), rank)
-        return json.dumps(body, separators=(",", ":")).encode()
+        text = json.dumps(body, separators=(",", ":"))
+        if rank is None:
+            return text.encode(), text.encode()
+        chosen = json.dumps(dict.fromkeys(rank_fields(self.release), rank), separators=(",", ":"))
+        first = text if chosen == "{}" else f"{text[:-1]},{chosen[1:]}"
+        return first.encode(), text.encode()

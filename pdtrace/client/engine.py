@@ -37,6 +37,7 @@ class Facts:
         release: The same as numbers.
         num_ranks: DP ranks.
         mode: ``prefill``, ``decode``, ``null`` (unified), or None.
+        bootstrap_port: Where decode engines ask it for KV caches.
         is_simulated: It says that it is no real engine.
     """
 
@@ -45,6 +46,7 @@ class Facts:
     release: Release | None
     num_ranks: int | None
     mode: str | None
+    bootstrap_port: int | None
     is_simulated: bool
 
 
@@ -100,7 +102,7 @@ class Engine:
 
     def _read_facts(self, info: dict[str, Any] | None) -> Facts:
         if info is None:
-            return Facts(None, None, None, None, None, False)
+            return Facts(None, None, None, None, None, None, False)
         version = info.get("version")
         version = version if isinstance(version, str) else None
         # 0.5.22 renamed the number of DP-attention ranks; its dp_size is another one
@@ -110,12 +112,14 @@ class Engine:
         mode = mode if isinstance(mode, str) else None
         if mode == "decode":
             raise InputError("this is a decode engine; name its prefill engine", path=self.url)
+        port = info.get("disaggregation_bootstrap_port")
         return Facts(
             info=_without_secrets(info),
             version=version,
             release=None if version is None else parse_release(version),
             num_ranks=size,
             mode=mode,
+            bootstrap_port=port if type(port) is int and 0 < port < 1 << 16 else None,
             is_simulated=info.get("simulated") is True,
         )
 

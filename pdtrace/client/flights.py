@@ -117,21 +117,29 @@ class Departure:
         url: Where to.
         body: What; its bytes are made already.
         timeout: Seconds from the release to the end of the answer.
+        companion: Another post that is released with this one and belongs to it.
 
     Attributes:
         flight: What became of it.
-        task: Ends with the answer, and never raises.
+        companion: As given.
+        task: Ends with the answer, and the companion's, and never raises.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, body: bytes, timeout: float
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        body: bytes,
+        timeout: float,
+        companion: Departure | None = None,
     ) -> None:
         self.flight = Flight()
+        self.companion = companion
         self._timeout = timeout
         self._limit: asyncio.Timeout | None = None
         self._at_end: Callable[[float], None] | None = None
         self._body = HeldBody(body, self._note_sent)
-        self.task = asyncio.create_task(self._go(session, url))
+        self.task = asyncio.create_task(self._go_both(session, url))
 
     def release(self, planned: float) -> None:
         """Let it go; ``planned`` is when that should have been."""
@@ -140,6 +148,8 @@ class Departure:
             self._body.release()
             if self._limit is not None:
                 self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
+        if self.companion is not None:
+            self.companion.release(planned)
 
     def call_at_end(self, at_end: Callable[[float], None]) -> None:
         """Have the time of the end told at that very moment: before other tasks get their turn."""
@@ -155,6 +165,16 @@ class Departure:
 
     def _note_sent(self, when: float) -> None:
         self.flight.sent = when
+
+    async def _go_both(self, session: aiohttp.ClientSession, url: str) -> None:
+        await self._go(session, url)
+        if self.companion is not None:
+            try:
+                if self.flight.status != 200:
+                    self.companion.task.cancel()  # it would wait for what will not come
+                await asyncio.wait([self.companion.task])
+            except asyncio.CancelledError:
+                self.companion.task.cancel()
 
     async def _go(self, session: aiohttp.ClientSession, url: str) -> None:
         flight = self.flight

@@ -109,6 +109,16 @@ def _seconds(milliseconds: float | None) -> float | None:
 
 
 def _peer(args: argparse.Namespace) -> Peer | None:
+    if args.decode_url is not None:
+        if args.ab:
+            raise UsageError("--decode-url: one decode engine cannot serve two prefill engines")
+        if args.bootstrap_host == "none":
+            raise UsageError(
+                "--decode-url needs a transfer, which --bootstrap-host none leaves out"
+            )
+        # The decode engine asks there, so it must be the prefill engine's own address.
+        host = args.bootstrap_host or parse_url(args.url).host
+        return Peer(host, args.bootstrap_port, parse_url(args.decode_url))
     if args.bootstrap_host is None and args.bootstrap_port is None:
         return None
     if args.bootstrap_host == "none":

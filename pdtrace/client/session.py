@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -282,6 +283,8 @@ def _make_body_maker(settings: LoadSettings, facts: Facts) -> BodyMaker:
     peer = settings.peer
     if peer is None:
         peer = Peer(None) if facts.mode == "null" else Peer()
+    elif peer.decode is not None and peer.port is None:
+        peer = replace(peer, port=facts.bootstrap_port)
     rooms = Rooms(facts.num_ranks or settings.dp_size or 1)
     return BodyMaker(release, peer, rooms, settings.prompts.output_len)
 

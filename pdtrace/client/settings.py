@@ -23,10 +23,12 @@ class Target:
 
     Attributes:
         url: Without a slash at the end, and without credentials.
+        host: Name or address of the machine.
         is_local: Whether it is this machine, so that clocks are one.
     """
 
     url: str
+    host: str
     is_local: bool
 
 
@@ -54,7 +56,7 @@ def parse_url(text: str) -> Target:
         is_local = host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         is_local = False
-    return Target(text.rstrip("/"), is_local)
+    return Target(text.rstrip("/"), host, is_local)
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,12 @@ class Peer:
     Attributes:
         host: Bootstrap address; None: the fields of a transfer are left out, for unified engines.
         port: Bootstrap port, or none.
+        decode: A decode engine that is sent each request too, and fetches its KV cache.
     """
 
     host: str | None = FAKE_HOST
     port: int | None = None
+    decode: Target | None = None
 
 
 @dataclass(frozen=True)

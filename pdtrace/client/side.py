@@ -9,6 +9,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from pdtrace.client.answers import read_answers
 from pdtrace.client.departures import Round
 from pdtrace.client.flights import Departure
 from pdtrace.client.outcomes import RoundOutcome, build_line, read_outcomes
@@ -137,9 +138,15 @@ class Side:
         self._note_phase(posts[0][0].phase)
         bodies = await self._make_bodies(posts, stop)
         url, timeout = f"{self.engine.url}/generate", self._settings.bounds.timeout
+        decode = self._bodies.peer.decode
 
         def depart(k: int) -> Departure:
-            return Departure(self._session, url, bodies[k], timeout)
+            companion = None
+            if decode is not None:
+                companion = Departure(
+                    self._session, f"{decode.url}/generate", bodies[k][1], timeout
+                )
+            return Departure(self._session, url, bodies[k][0], timeout, companion)
 
         self._begin_sending()
         under_way = Round(depart, stop, cut)
@@ -171,6 +178,7 @@ class Side:
             else:
                 await under_way.run_open([post[0].at for post in posts])
         await note_ends()
+        self._note_decode_errors(posts, under_way)
         done = RoundOutcome(repeat, sum(map(len, posts)), tuple(outcomes))
         if repeat is None:
             self.num_warm += done.num_ok
@@ -182,7 +190,7 @@ class Side:
 
     async def _make_bodies(
         self, posts: Sequence[Sequence[Request]], stop: asyncio.Event
-    ) -> list[bytes]:
+    ) -> list[tuple[bytes, bytes]]:
         """The bytes of every post; fewer if told to stop."""
         out = []
         for post in posts:
@@ -220,6 +228,18 @@ class Side:
                 sys.stderr.flush()
             if not ticking.cancelled() and (error := ticking.exception()) is not None:
                 raise error
+
+    def _note_decode_errors(self, posts: Sequence[Sequence[Request]], under_way: Round) -> None:
+        """Say how often a decode engine did not take part; its answers are not measured."""
+        errors = [
+            answer.error
+            for k, departure in under_way.departures.items()
+            if departure.companion is not None
+            for answer in read_answers(departure.companion.flight, len(posts[k]))
+            if not answer.is_ok and answer.kind != "interrupted"
+        ]
+        if errors:
+            self._warn(f"the decode engine failed {len(errors)} requests; the first: {errors[0]}")
 
     def _note_phase(self, phase: str) -> None:
         name = phase.rstrip("0123456789")

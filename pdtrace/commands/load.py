@@ -158,6 +158,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who takes the KV cache (2.2.2.2, a fake that every release knows); none: no transfer",
     )
     where.add_argument("--bootstrap-port", metavar="N", type=_number, help="(none)")
+    where.add_argument(
+        "--decode-url",
+        metavar="URL",
+        help="a decode engine: it is sent each request too, and fetches the KV cache",
+    )
     bounds = parser.add_argument_group("how often, and how long at most")
     bounds.add_argument(
         "--warmup",

@@ -476,6 +476,26 @@ def test_a_decode_engine_is_refused(capsys):
     assert "decode engine" in capsys.readouterr().err
 
 
+def test_a_real_peer_is_a_decode_engine_that_gets_the_same_requests(tmp_path, capsys):
+    """It finds the KV cache by the room, at the prefill engine's own bootstrap address."""
+    more = {"disaggregation_bootstrap_port": 8998}
+    failing = {"batch0-3-": "500"}
+    with (
+        serve(FakeEngine(more_info=more)) as prefill,
+        serve(FakeEngine(mode="decode", misbehave=failing)) as decode,
+    ):
+        assert load(prefill, "--decode-url", decode.url, "--output-len", 7, "-o", tmp_path) == 0
+    assert "the decode engine failed 1 requests" in capsys.readouterr().err
+    first, second = ({b["rid"]: b for b in engine.bodies} for engine in (prefill, decode))
+    assert len(first) == 4
+    for rid, body in first.items():
+        assert body.pop("routed_dp_rank") == body["bootstrap_room"] % 4
+        assert second[rid] == body
+        assert (body["bootstrap_host"], body["bootstrap_port"]) == ("127.0.0.1", 8998)
+        assert body["sampling_params"]["max_new_tokens"] == 7
+    assert [line["ok"] for line in lines_of(tmp_path)] == [True] * 4
+
+
 def test_a_simulated_engine_is_marked(tmp_path, capsys):
     """Figures of a model must not pass for an engine's."""
     with serve(FakeEngine(more_info={"simulated": True})) as engine:
