@@ -517,7 +517,7 @@ def test_surprises_in_the_answers_are_told(capsys, tmp_path):
 
 
 def test_summary_has_its_keys(tmp_path):
-    """Scripts read the sums by these names."""
+    """Scripts read the sums by these names, which the page of promises has too."""
     sums = tmp_path / "sums"
     with serve(FakeEngine()) as engine:
         assert load(engine, "--json", sums) == 0
@@ -527,5 +527,11 @@ def test_summary_has_its_keys(tmp_path):
         "name", "url", "version", "dp_size", "simulated", "directory", "num_warm", "num_sent",
         "num_ok", "errors", "makespan_s", "lateness_ms", "repeats",
     }  # fmt: skip
+    page = (SAMPLES.parent / "docs" / "interface.md").read_text(encoding="utf-8")
+    promised = set(re.findall(r"`(\w+)`", re.search(r"load --json.*?\n\n", page, re.DOTALL)[0]))
+    engine = told["engines"][0]
+    known = {*told, *engine, *engine["makespan_s"], *engine["lateness_ms"]}
+    ends = {"done", "interrupted", "max_duration", "max_requests", "nothing_answered"}
+    assert promised - {"schema_version"} == known - {"schema_version"} | ends
     assert told["engines"][0]["lateness_ms"]["n"] == 4
     assert 0 <= told["engines"][0]["lateness_ms"]["p50"] <= told["engines"][0]["lateness_ms"]["max"]
