@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXTRA_STYLE = """
 .pass,.equivalent{color:var(--better)}.fail,.uncomparable{color:var(--worse)}
 svg .limit{stroke:var(--worse);stroke-width:2}svg .axis{stroke:var(--grid)}
-pre{overflow-x:auto;line-height:1.1}
+pre{overflow:auto hidden;line-height:1.1}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:0 1rem}
 dt{color:var(--soft)}dd{margin:0}
 """
@@ -119,35 +119,32 @@ def _table(result: CheckResult) -> Iterator[str]:
 def _draw(finding: Finding) -> str:
     """The change in units of what is allowed, so that the limit stands at one place in all rows."""
     limit = finding.limit
-    if limit is None or not limit:
+    sign = -1.0 if finding.better == "higher" else 1.0
+    measured = finding.value if has_bound(finding) else finding.change
+    if not limit or measured is None:
         return ""
     if has_bound(finding):
-        if finding.value is None:
-            return ""
-        is_floor = ">" in finding.rule or "≥" in finding.rule
-        ratio = (
-            finding.value / limit if not is_floor or not finding.value else limit / finding.value
-        )
-        ends, dot = None, ratio
+        dot, ends = 1 + sign * (measured - limit) / abs(limit), []
+        lines = [("limit", 1.0)]
     else:
-        if finding.change is None:
-            return ""
-        sign = -1.0 if finding.better == "higher" else 1.0
-        dot = sign * finding.change / abs(limit)
-        bounds = (finding.low, finding.high)
-        ends = [sign * end / abs(limit) for end in bounds if end is not None]
+        dot = sign * measured / abs(limit)
+        ends = [sign * e / abs(limit) for e in (finding.low, finding.high) if e is not None]
+        lines = [("zero", 0.0), ("limit", 1.0)]
     middle = HEIGHT / 2
-    bar = ""
-    if ends is not None and len(ends) == 2:
+    drawn = [f'<line class="axis" x1="0" x2="{WIDTH}" y1="{middle}" y2="{middle}"/>']
+    for kind, at in lines:
+        x = f"{_place(at):.1f}"
+        drawn.append(f'<line class="{kind}" x1="{x}" x2="{x}" y1="0" y2="{HEIGHT}"/>')
+    if len(ends) == 2:
         x1, x2 = sorted(_place(end) for end in ends)
-        bar = f'<line class="line" x1="{x1:.1f}" x2="{x2:.1f}" y1="{middle}" y2="{middle}"/>'
-    zero, mark = _place(0.0), _place(1.0)
+        drawn.append(
+            f'<line class="line" x1="{x1:.1f}" x2="{x2:.1f}" y1="{middle}" y2="{middle}"/>'
+        )
+    drawn.append(f'<circle class="dot" cx="{_place(dot):.1f}" cy="{middle}" r="4"/>')
+    told = "beyond the limit" if dot > 1 else "within the limit"
     return (
-        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{dot:.2f} times the limit">'
-        f'<line class="axis" x1="0" x2="{WIDTH}" y1="{middle}" y2="{middle}"/>'
-        f'<line class="zero" x1="{zero:.1f}" x2="{zero:.1f}" y1="0" y2="{HEIGHT}"/>'
-        f'<line class="limit" x1="{mark:.1f}" x2="{mark:.1f}" y1="0" y2="{HEIGHT}"/>{bar}'
-        f'<circle class="dot" cx="{_place(dot):.1f}" cy="{middle}" r="4"/></svg>'
+        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{told}">'
+        f"{''.join(drawn)}</svg>"
     )
 
 

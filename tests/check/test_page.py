@@ -43,9 +43,10 @@ def test_bound_is_drawn_with_the_value():
     """A rule without a baseline has no change: the value stands beyond its bound, or before it."""
     at = drawing_of(made.RULE)
     assert at["dot"] > at["limit1"]
-    floor = replace(made.RULE, rule="fusion_width_mean>=1.5", value=1.2, limit=1.5, unit="ranks")
+    floor = replace(made.RULE, rule="x>=1.5", better="higher", value=1.2, limit=1.5)
     at = drawing_of(floor)
     assert at["dot"] > at["limit1"]
+    assert drawing_of(replace(floor, value=0.0))["dot"] > at["dot"]
     assert drawing_of(replace(floor, value=1.9))["dot"] < at["limit1"]
 
 
