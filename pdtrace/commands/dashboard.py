@@ -11,6 +11,7 @@ Without --page, several run directories are a fleet, and several files are one r
   pdtrace dashboard run/ -o page.html
   pdtrace dashboard off/ on/ --page comparison -o page.html
   pdtrace dashboard runs/* --page fleet -o page.html
+  pdtrace dashboard run/ --page whatif -o page.html
   pdtrace dashboard run/ -o page.html --page mine.toml
 """
 
@@ -68,8 +69,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--request-filter is for pages about a comparison or a what-if")
     if subject in ("comparison", "fleet") and args.paths.count(STDOUT) > 1:
         raise UsageError("only one run can be read from standard input")
-    draw = {"comparison": _draw_comparison, "fleet": _draw_fleet}.get(subject, _draw_run)
-    page, error = draw(args, name)
+    draw = {
+        "run": _draw_run,
+        "comparison": _draw_comparison,
+        "whatif": _draw_whatif,
+        "fleet": _draw_fleet,
+    }
+    page, error = draw[subject](args, name)
     write_text(args.output, page)
     if error is not None:
         raise error
@@ -129,6 +135,21 @@ def _draw_comparison(args: argparse.Namespace, page: str) -> tuple[str, Exceptio
     if not result.is_comparable:
         error = NothingMeasuredError(f"not comparable: {'; '.join(result.reasons[:3])}")
     return text, error
+
+
+def _draw_whatif(args: argparse.Namespace, page: str) -> tuple[str, Exception | None]:
+    from pdtrace.delayer.replay import choose_requests, fit_engine
+    from pdtrace.delayer.tuning import tune
+    from pdtrace.figures.outlook import Outlook
+    from pdtrace.pages import render_whatif
+    from pdtrace.reading import read_run
+    from pdtrace.sources.joining import join_requests
+
+    recorded = read_run(args)
+    model = fit_engine(recorded, join_requests(recorded.requests))
+    outlook = Outlook(model, tune(model, choose_requests(model, args.request_filter)))
+    text = render_whatif(recorded, outlook, page=page, request_filter=args.request_filter)
+    return text, None
 
 
 def _draw_fleet(args: argparse.Namespace, page: str) -> tuple[str, Exception | None]:

@@ -4,7 +4,7 @@ Sweeps the bound on delay passes over a replay of the recorded load, and prints 
 use with their predicted gain and cost, or that the delayer is better left off.
 
   pdtrace tune run/
-  pdtrace tune run/ --json advice.json
+  pdtrace tune run/ --json advice.json --html advice.html
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit, sweep, and print."""
-    from pdtrace.commands.whatif import print_report
+    from pdtrace.commands.whatif import print_report, refuse_two_outputs
     from pdtrace.delayer.replay import choose_requests, fit_engine
     from pdtrace.delayer.tuning import tune
     from pdtrace.exports.advice import build_advice_report, write_advice
     from pdtrace.reading import read_run
     from pdtrace.sources.joining import join_requests
 
+    refuse_two_outputs(args)
     recorded = read_run(args)
     model = fit_engine(
         recorded, join_requests(recorded.requests), engine_version=args.engine_version
@@ -42,6 +43,14 @@ def run(args: argparse.Namespace) -> int:
         from pdtrace.exports.writing import write_text
 
         write_text(args.json, write_advice(model, advice))
-    if args.json != "-":
+    if args.html:
+        from pdtrace.exports.writing import write_text
+        from pdtrace.figures.outlook import Outlook
+        from pdtrace.pages import render_whatif
+
+        outlook = Outlook(model, advice)
+        page = render_whatif(recorded, outlook, request_filter=args.request_filter)
+        write_text(args.html, page)
+    if "-" not in (args.json, args.html):
         print_report(build_advice_report(model, advice))
     return 0

@@ -51,6 +51,7 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
         help="figures of the requests whose id matches; the whole load is replayed all the same",
     )
     parser.add_argument("--json", metavar="FILE", help="write JSON; - is standard output")
+    parser.add_argument("--html", metavar="FILE", help="write the page as one HTML file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.reading import read_run
     from pdtrace.sources.joining import join_requests
 
+    refuse_two_outputs(args)
     if min(args.max_delay_passes) < 0:
         raise UsageError("--max-delay-passes must not be negative")
     watermark = args.token_usage_low_watermark
@@ -85,9 +87,38 @@ def run(args: argparse.Namespace) -> int:
         from pdtrace.exports.writing import write_text
 
         write_text(args.json, write_forecast(model, measured, predictions))
-    if args.json != "-":
-        print_report(build_forecast_report(model, measured, predictions))
+    report = build_forecast_report(model, measured, predictions)
+    if args.html:
+        from pdtrace.delayer.tuning import SWEPT_PASSES, tune
+        from pdtrace.exports.writing import write_text
+        from pdtrace.figures.outlook import Outlook
+        from pdtrace.pages import render_whatif
+
+        asked = tuple(Setting(n, watermark) for n in args.max_delay_passes if n > 1)
+        advice = tune(
+            model,
+            chosen,
+            passes=tuple(sorted({*SWEPT_PASSES, *(n for n in args.max_delay_passes if n > 1)})),
+            watermarks=None if watermark is None else (watermark,),
+        )
+        page = render_whatif(
+            recorded,
+            Outlook(model, advice, asked),
+            request_filter=args.request_filter,
+            verdict=report.verdict,
+        )
+        write_text(args.html, page)
+    if "-" not in (args.json, args.html):
+        print_report(report)
     return 0
+
+
+def refuse_two_outputs(args: argparse.Namespace) -> None:
+    """Raise UsageError if two outputs are to go to standard output."""
+    from pdtrace.errors import UsageError
+
+    if args.json == args.html == "-":
+        raise UsageError("only one output can be written to standard output")
 
 
 def count_delay_passes(recorded: Run) -> float | None:

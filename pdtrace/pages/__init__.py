@@ -10,6 +10,7 @@ from pdtrace.pages.fleet_page import build_row, render_fleet
 from pdtrace.pages.numbers import format_metric
 from pdtrace.pages.page_file import Page, Tile, find_dashboards, list_pages, load_page
 from pdtrace.pages.run_page import render_page
+from pdtrace.pages.whatif_page import render_whatif
 
 __all__ = [
     "Page",
@@ -22,4 +23,5 @@ __all__ = [
     "render_comparison",
     "render_fleet",
     "render_page",
+    "render_whatif",
 ]
