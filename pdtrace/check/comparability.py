@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pdtrace.check.changes import mean_of
 from pdtrace.check.records import build_record
 from pdtrace.check.samples import Pool, Workload
 from pdtrace.compare.settings import SURE, compare_engines, select_flags
@@ -15,7 +16,7 @@ from pdtrace.compare.workload import ALIKE, ALIKE_TOKENS, MIN_SHARE
 if TYPE_CHECKING:
     from pdtrace.check.baseline import Baseline
     from pdtrace.check.records import Record
-    from pdtrace.check.samples import Sample
+    from pdtrace.check.samples import Mask, Sample
     from pdtrace.run import Run
 
 SAME_RATE = 1.5  # times as fast or as slow as the baseline's requests may be sent
@@ -117,7 +118,7 @@ def _rate_difference(pool: Pool, record: Record) -> str | None:
     before, now = float(spans[:, both].mean(0).sum()), float(mine.span_s[both].sum())
     if before <= 0 or now <= 0:
         return None
-    slower = _latency_change(pool, mine)
+    slower = _latency_change(pool, mine, both)
     apart = abs(np.log(now / before))
     if apart <= np.log(SAME_RATE) + abs(slower):
         return None
@@ -128,13 +129,16 @@ def _rate_difference(pool: Pool, record: Record) -> str | None:
     )
 
 
-def _latency_change(pool: Pool, sample: Sample) -> float:
+def _latency_change(pool: Pool, sample: Sample, blocks: Mask) -> float:
     """|ln| of the change of mean time; a client that waits for answers sends later by it."""
     for name, theirs in pool.sketches.items():
         ours = sample.sketches.get(name)
-        if ours is not None and len(ours.values) and len(theirs.values):
-            means = [float(np.average(s.values, weights=s.weights)) for s in (theirs, ours)]
-            return float(np.log(means[1] / means[0]))
+        if ours is None:
+            continue
+        weights = blocks.astype(np.float64)[None, :]
+        ratio = float((mean_of(ours, weights) / mean_of(theirs, weights))[0])
+        if np.isfinite(ratio) and ratio > 0:
+            return float(np.log(ratio))
     return 0.0
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pdtrace.check.rules import Rule
     from pdtrace.run import Run
 
+ORDER = ("rule", "A", "B")
 BLIND = 0.3  # a check that sees no change below this cannot be said to have passed
 MIN_LOST = 5  # requests without an answer that are more than chance, beyond the baseline's share
 LOST_SHARE = 0.01
@@ -117,7 +118,9 @@ def _judge(tested: Sequence[Tested], baseline: Baseline | None, rules: Rules) ->
         if not reasons:
             findings += _judge_against(tested, baseline, rules, notes)
     worst: dict[str, Any] = {}
-    findings = [_locate(f, tested, worst) for f in findings]
+    findings = sorted(
+        (_locate(f, tested, worst) for f in findings), key=lambda f: ORDER.index(f.tier)
+    )
     verdict = _conclude(findings, reasons)
     return CheckResult(
         verdict=verdict,

@@ -51,8 +51,8 @@ def student_quantile(tail: float, freedom: int) -> float:
 def find_effect(t: float, power: float, freedom: int) -> float:
     """How many standard errors a change must have to exceed ``t`` in so many of such checks.
 
-    The estimated error varies too, so this is the noncentral t; after Abramowitz and Stegun 26.7.10,
-    Φ((t·(1 − 1/4ν) − δ) ÷ √(1 + t²/2ν)) is its distribution.
+    The estimated error varies too, so the quotient is a noncentral t, distributed about as
+    Φ((t·(1 − 1/4ν) − δ) ÷ √(1 + t²/2ν)) (Abramowitz and Stegun 26.7.10).
 
     Args:
         t: What must be exceeded.
