@@ -112,5 +112,6 @@
   };
   darkScheme.addEventListener("change", drawAll);
   drawForPaper(drawAll);
+  window.timelines = timelines; // for whoever looks at a page from its console
   document.documentElement.dataset.ready = performance.now().toFixed(0);
 })();
