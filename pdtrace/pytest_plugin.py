@@ -7,8 +7,9 @@
         with serve(log=pdtrace_run.directory / "server.log") as engine:
             send_workload(engine)
 
-It loads with every pytest run of the environment, so it imports nothing but the standard library:
-judging is ``pdtrace check`` in a process of its own, which leaves the test's process as it was.
+It loads with every pytest run of the environment, so it imports nothing but the standard library
+and pytest. Judging is ``pdtrace check`` in a process of its own, which leaves the test's process as
+it was.
 """
 
 from __future__ import annotations
@@ -243,7 +244,7 @@ def _run_check(paths: Sequence[Path], output: Path, arguments: Mapping[str, Any]
         check=False,
     )
     result = json.loads(document.read_text(encoding="utf-8")) if document.exists() else None
-    text = "\n".join(part.strip("\n") for part in (done.stdout, done.stderr) if part.strip())
+    text = done.stdout.strip("\n") or done.stderr.strip()
     return Judgement(done.returncode, text, result, page if page.exists() else None)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pdtrace.check.text import COLUMNS, finding_cells
@@ -36,44 +35,32 @@ SIGNS = {
 CUT = "\n\n*{} more lines do not fit here; the other outputs have them all.*\n"
 
 
-@dataclass(frozen=True)
-class Block:
-    """A piece of Markdown that is shown whole or not at all."""
-
-    text: str
-
-
-def build_summary(result: CheckResult, strip: Strip | None = None) -> list[Block]:
-    """Build the summary, in pieces from the most important on.
+def build_summary(result: CheckResult, strip: Strip | None = None) -> list[str]:
+    """Build the summary, in pieces from the most important on, each shown whole or not at all.
 
     Args:
         result: The check.
         strip: The worst stretch of the run under test; shown where the check failed.
     """
-    return [Block(text) for text in _blocks(result, strip)]
+    return list(_blocks(result, strip))
 
 
-def render_summary(blocks: list[Block]) -> str:
-    """The whole summary as Markdown."""
-    return "".join(block.text for block in blocks)
-
-
-def fit_summary(blocks: list[Block], num_bytes: int) -> str:
+def fit_summary(blocks: list[str], num_bytes: int) -> str:
     """As much of a summary as fits into so many bytes, with a note where it is cut.
 
     Returns:
         Markdown; empty where not even the first piece fits.
     """
-    text = render_summary(blocks)
+    text = "".join(blocks)
     if len(_encode(text)) <= num_bytes:
         return text
     room = num_bytes - len(_encode(CUT.format(len(blocks))))
     kept, used = [], 0
     for block in blocks:
-        used += len(_encode(block.text))
+        used += len(_encode(block))
         if used > room:
             break
-        kept.append(block.text)
+        kept.append(block)
     return "".join(kept) + CUT.format(len(blocks) - len(kept)) if kept else ""
 
 

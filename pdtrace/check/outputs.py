@@ -28,7 +28,7 @@ FILES = {
     "code-quality": "a GitLab code quality report",
 }
 STRIP_LENGTH = 80
-WORKSPACE_VARIABLE = "GITHUB_WORKSPACE"
+CHECKOUT_VARIABLES = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")  # of GitHub, of GitLab
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def write_outputs(
     width = find_width()
     length = STRIP_LENGTH if width is None else min(STRIP_LENGTH, width - 16)
     strip = None if run is None else find_worst_stretch(run, length)
-    root = os.environ.get(WORKSPACE_VARIABLE)
+    root = _find_checkout()
     named = _named(args)
     # Standard output last: its reader may have gone.
     for name, target in sorted(named.items(), key=lambda item: item[1] == STDOUT):
@@ -111,7 +111,7 @@ def write_github(result: CheckResult, strip: Strip | None, text: str = "") -> No
     )
 
     notes = append_to_step(result, os.environ, strip)
-    lines = [*notes, *build_annotations(result, os.environ.get(WORKSPACE_VARIABLE))]
+    lines = [*notes, *build_annotations(result, _find_checkout())]
     write_text(STDOUT, (fence_text(text) if text else "") + "\n".join(lines) + "\n")
 
 
@@ -130,9 +130,10 @@ def writing_errors(args: argparse.Namespace, name: str) -> Iterator[None]:
         yield
     except (OutputError, BrokenPipeError):
         raise
-    except (PdtraceError, OSError) as error:
+    except Exception as error:
         run = JudgedRun(name, None, None, 0, 0, 0)
-        why = str(error)
+        is_ours = isinstance(error, PdtraceError | OSError)
+        why = str(error) if is_ours else f"internal error, {type(error).__name__}: {error}"
         result = CheckResult(Verdict.UNMEASURED, (), (why,), (run,), None, summary=why)
         for key, target in _named(args).items():
             write_text(target, _writer_of(key)(result, None, None, 0.0))
@@ -141,11 +142,15 @@ def writing_errors(args: argparse.Namespace, name: str) -> Iterator[None]:
         raise
 
 
+def _find_checkout() -> str | None:
+    return next((os.environ[name] for name in CHECKOUT_VARIABLES if os.environ.get(name)), None)
+
+
 def _writer_of(name: str) -> Callable[..., str]:
     from pdtrace.check.code_quality import write_code_quality  # noqa: PLC0415 (see above)
     from pdtrace.check.document import write_check_json  # noqa: PLC0415
     from pdtrace.check.junit import write_junit  # noqa: PLC0415
-    from pdtrace.check.markdown import build_summary, render_summary  # noqa: PLC0415
+    from pdtrace.check.markdown import build_summary  # noqa: PLC0415
     from pdtrace.check.page import render_check_page  # noqa: PLC0415
     from pdtrace.check.sarif import write_sarif  # noqa: PLC0415
 
@@ -153,7 +158,7 @@ def _writer_of(name: str) -> Callable[..., str]:
         "junit": lambda r, strip, root, s: write_junit(r, datetime.now(UTC), elapsed_s=s),
         "json": lambda r, strip, root, s: write_check_json(r),
         "html": lambda r, strip, root, s: render_check_page(r, strip),
-        "markdown": lambda r, strip, root, s: render_summary(build_summary(r, strip)),
+        "markdown": lambda r, strip, root, s: "".join(build_summary(r, strip)),
         "sarif": lambda r, strip, root, s: write_sarif(r, root),
         "code-quality": lambda r, strip, root, s: write_code_quality(r, root),
     }[name]

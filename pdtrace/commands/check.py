@@ -80,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
         if args.update_baseline:
             return _update_baseline(args, runs, baseline)
         result = _judge(args, runs, baseline, rules)
-    try:
-        write_outputs(args, result, runs[0][1], elapsed_s=time.monotonic() - started)
-    except BrokenPipeError:
-        # Whoever stopped reading must not turn a failure into a success.
-        drop_stdout()
+        try:
+            write_outputs(args, result, runs[0][1], elapsed_s=time.monotonic() - started)
+        except BrokenPipeError:
+            # Whoever stopped reading must not turn a failure into a success.
+            drop_stdout()
     if result.exit_code == 2:
         raise NothingMeasuredError(headline(result))
     return result.exit_code

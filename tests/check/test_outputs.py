@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pdtrace.__main__ import main
+from pdtrace.check.outputs import CHECKOUT_VARIABLES
 
 ROOT = Path(__file__).parent.parent.parent
 OFF, ON = (str(ROOT / "sample_logs" / name / "server.log") for name in ("h100x2-off", "h100x2-on"))
@@ -20,7 +21,7 @@ FILES = ("junit", "json", "html", "markdown", "sarif", "code-quality")
 @pytest.fixture(autouse=True)
 def outside_of_github(monkeypatch):
     """The project's own CI must not get these annotations into its summary."""
-    for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "GITHUB_WORKSPACE"):
+    for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", *CHECKOUT_VARIABLES):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -78,6 +79,28 @@ def test_bad_rule_is_an_error_in_every_file(tmp_path):
     """A typing error in a rule must not leave a document that says nothing is wrong."""
     assert main(["check", ON, "--rule", "no_such_metric<=1", *name_all(tmp_path)]) == 2
     assert "no_such_metric" in (tmp_path / "junit").read_text(encoding="utf-8")
+
+
+def test_internal_error_leaves_no_green_document(tmp_path, monkeypatch, capsys):
+    """A defect of pdtrace itself must not look like the pass of an earlier run."""
+    assert main(["check", ON, RULE, *name_all(tmp_path)]) == 0
+
+    def fail(*_args: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr("pdtrace.exports.strip.find_worst_stretch", fail)
+    assert main(["check", ON, RULE, *name_all(tmp_path)]) == 2
+    for kind in FILES:
+        assert "a defect" in (tmp_path / kind).read_text(encoding="utf-8"), kind
+    assert "internal error" in capsys.readouterr().err
+
+
+def test_paths_are_relative_to_gitlabs_checkout(tmp_path, monkeypatch):
+    """GitLab names its checkout by another variable, and links only paths below it."""
+    monkeypatch.setenv("CI_PROJECT_DIR", str(ROOT))
+    assert main(["check", OFF, RULE, "--code-quality", str(tmp_path / "q.json")]) == 1
+    (entry,) = json.loads((tmp_path / "q.json").read_text(encoding="utf-8"))
+    assert entry["location"]["path"] == "sample_logs/h100x2-off/server.log"
 
 
 def test_what_was_not_judged_is_one_line_on_standard_error(capsys):
