@@ -130,7 +130,8 @@ def read_table(driver: Any, figure: str) -> list[list[str]]:
         """
         const tile = page.tiles.find((t) => t.figure === arguments[0]);
         const box = document.getElementById(tile.id).closest(".tile");
-        return [...box.querySelectorAll("tbody tr")].map((r) => [...r.cells].map((c) => c.textContent));
+        const rows = [...box.querySelectorAll("tbody tr")];
+        return rows.map((r) => [...r.cells].map((c) => c.textContent));
         """,
         figure,
     )

@@ -137,8 +137,10 @@ def test_prints_light_and_uncut(open_page):
     driver.execute_script(
         """
         addEventListener("beforeprint", () => {
-          const wide = [...document.querySelectorAll(".plot")].filter((p) => p.querySelector(".main-svg")
-            && p.querySelector(".main-svg").getBoundingClientRect().width > p.clientWidth + 1);
+          const wide = [...document.querySelectorAll(".plot")].filter((p) => {
+            const drawn = p.querySelector(".main-svg");
+            return drawn && drawn.getBoundingClientRect().width > p.clientWidth + 1;
+          });
           window.printed = {
             cut: wide.length, width: document.querySelector("main").clientWidth,
             paper: page.tiles.map((t) => document.getElementById(t.id)._fullLayout?.paper_bgcolor),

@@ -61,8 +61,8 @@ def test_tab_reaches_every_figure_and_shows_where_it_is(open_page):
         tag, name, is_region, label, outline = driver.execute_script(
             """
             const e = document.activeElement;
-            return [e.tagName, e.id, e.matches("details .scroll"), e.getAttribute("aria-label") || e.textContent,
-              getComputedStyle(e).outlineStyle !== "none"];
+            return [e.tagName, e.id, e.matches("details .scroll"),
+              e.getAttribute("aria-label") || e.textContent, getComputedStyle(e).outlineStyle !== "none"];
             """
         )
         if tag == "BODY":  # behind the last element

@@ -1,4 +1,4 @@
-"""A request's way: found by its id, its stages told, its passes and the idle ranks beside marked."""
+"""A request's way: found by its id; its stages, its passes and the ranks that idled beside."""
 
 from __future__ import annotations
 
