@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -120,14 +121,12 @@ def fit_engine(
     times = np.array([taking, launching, 0.002, turn, turn, 0.002])
     turn_s = taking + launching + 0.002
     cost = fit_pass_cost(passes, blocking=blocking, turn_s=turn_s)
-    rng = np.random.default_rng(0)
-    n = len(passes)
-    refits = [
-        fit_pass_cost(
-            passes, blocking=blocking, turn_s=turn_s, seed=k, chosen=rng.integers(0, n, n)
-        )
-        for k in range(NUM_RESAMPLED_FITS)
-    ]
+
+    def refit(k: int) -> PassCost:
+        return fit_pass_cost(passes, blocking=blocking, turn_s=turn_s, seed=k + 1, near=cost.theta)
+
+    with ThreadPoolExecutor(2) as threads:
+        refits = tuple(threads.map(refit, range(NUM_RESAMPLED_FITS)))
     engine = run.engine
     version = engine_version or engine.release_max or engine.release_min
     if version is None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     I64 = NDArray[np.int64]
 
 NUM_STARTS = 24
+NUM_RESTARTS = 6  # of a fit that begins from another's result
+MOST_PASSES = 1000  # that a fit looks at; of more, so many at random
 MIN_PASSES = 20
 QUICKEST_S = 0.005
 
@@ -138,15 +140,16 @@ def durations(passes: Passes, blocking: bool, turn_s: float) -> F64:
 
 
 def fit_pass_cost(
-    passes: Passes, *, blocking: bool, turn_s: float, seed: int = 0, chosen: I64 | None = None
+    passes: Passes, *, blocking: bool, turn_s: float, seed: int = 0, near: F64 | None = None
 ) -> PassCost:
     """Fit the duration of a pass.
 
     Args:
         passes: The recorded passes.
         blocking, turn_s: As in :func:`durations`.
-        seed: Of the starting points.
-        chosen: Passes to fit to (with repeats, for resampling); None for all.
+        seed: Of the starting points and of what is drawn.
+        near: Result of a fit to the same passes: fit to as many drawn with repeats instead, from
+            there and a few other points; None: fit to the passes themselves.
 
     Raises:
         InputError: Too few passes have a duration.
@@ -158,7 +161,12 @@ def fit_pass_cost(
             f"nothing to replay: only {len(usable)} passes have a known duration, "
             f"{MIN_PASSES} are needed"
         )
-    sample = usable if chosen is None else usable[chosen % len(usable)]
+    rng = np.random.default_rng(seed)
+    sample = usable
+    if near is not None:
+        sample = rng.choice(usable, min(len(usable), MOST_PASSES))
+    elif len(usable) > MOST_PASSES:
+        sample = np.sort(rng.choice(usable, MOST_PASSES, replace=False))
     arrays = _features(passes, sample)
     b = took[sample]
     scale = np.median(b) * np.array(
@@ -170,16 +178,13 @@ def fit_pass_cost(
             0.3,
         ]
     )
-    rng = np.random.default_rng(seed)
-    best: tuple[float, F64] | None = None
-    for _ in range(NUM_STARTS):
+    starts = [] if near is None else [near]
+    for _ in range(NUM_STARTS if near is None else NUM_RESTARTS):
         start = scale * rng.exponential(1.0, 5)
         start[0] = np.quantile(b, rng.choice([0.01, 0.05, 0.1, 0.2]))
-        theta, loss = descend(start, scale, *arrays, b)
-        if best is None or loss < best[0]:
-            best = (loss, theta)
-    assert best is not None
-    theta = best[1]
+        starts.append(start)
+    found = [descend(start, scale, *arrays, b) for start in starts]
+    theta, _ = min(found, key=lambda x: x[1])
     expected = expect_passes(theta, *_features(passes, usable))
     excess = took[usable] - expected
     stalled = excess > np.maximum(STALL_FLOOR_S, 2 * expected)
