@@ -151,8 +151,10 @@ def measure_values(
         baseline: Of the baseline's runs.
         values: Of the runs under test.
     """
-    if not baseline or not values:
-        return Untold("the recording does not tell it" if baseline else "the baseline lacks it")
+    if not len(baseline) or not len(values):
+        return Untold(
+            "the recording does not tell it" if len(baseline) else "the baseline lacks it"
+        )
     if measure.scale == "relative" and not min(*baseline, *values, 1.0) > 0:
         return Untold("zero in one of both, so that no ratio exists", is_little=True)
     sides = [np.array(side, np.float64) for side in (baseline, values)]

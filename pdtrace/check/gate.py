@@ -194,7 +194,9 @@ def _judge_lost(tested: Sequence[Tested], baseline: Baseline) -> list[Finding]:
     paired = [t for t in tested if t.matched and t.matched.is_paired]
     if not workload.is_named or len(paired) < len(tested):
         return []
-    expected = np.nanmean([r.sample.unanswered for r in baseline.records], axis=0)
+    each = np.array([r.sample.unanswered for r in baseline.records])
+    told = np.isfinite(each).sum(axis=0)
+    expected = np.where(told > 0, np.nansum(each, axis=0) / np.maximum(told, 1), np.nan)
     lost = allowed = before = sent = 0.0
     for t in paired:
         mine = t.record.sample.unanswered

@@ -117,7 +117,8 @@ class Sketch:
             v += [float(p.mean()) for p in parts]
             w += [float(len(p)) for p in parts]
             b += [int(block)] * len(parts)
-        values = round_to(np.array(v, np.float64), TIME_DIGITS)
+        # in milliseconds, as the file has them: the quotient is the same to the last bit
+        values = round_to(np.array(v, np.float64) * 1e3, TIME_DIGITS) / 1e3
         return Sketch(values, np.array(b, np.int64), np.array(w, np.float64))
 
 
