@@ -169,18 +169,19 @@ class Round:
 
     async def _close(self) -> None:
         """After a stop: forget what was not released, and give the rest a little time."""
-        unsent = [d for d in self.departures.values() if d.flight.planned is None]
-        under_way = [d.task for d in self.departures.values() if not d.task.done()]
-        for departure in unsent:
-            departure.task.cancel()
+        for departure in self.departures.values():
+            if departure.flight.planned is None:
+                departure.give_up()
+        rest = [d for d in self.departures.values() if not d.task.done()]
+        under_way = [d.task for d in rest]
         if under_way:
             cutting = asyncio.create_task(self._cut.wait())
             everything = asyncio.create_task(_wait_for(under_way, GRACE_S))
             await asyncio.wait([everything, cutting], return_when=asyncio.FIRST_COMPLETED)
             cutting.cancel()
             everything.cancel()
-            for task in under_way:
-                task.cancel()
+            for departure in rest:
+                departure.give_up()
             await asyncio.wait(under_way)
 
 

@@ -137,19 +137,27 @@ class Departure:
         self.companion = companion
         self._timeout = timeout
         self._limit: asyncio.Timeout | None = None
+        self._is_given_up = False
         self._at_end: Callable[[float], None] | None = None
         self._body = HeldBody(body, self._note_sent)
         self.task = asyncio.create_task(self._go_both(session, url))
 
     def release(self, planned: float) -> None:
-        """Let it go; ``planned`` is when that should have been."""
+        """Let it go, unless it was given up; ``planned`` is when that should have been."""
+        if self._is_given_up:
+            return
         self.flight.planned = planned
-        if not self.task.done():
+        if self.flight.ended is None:
             self._body.release()
             if self._limit is not None:
                 self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
         if self.companion is not None:
             self.companion.release(planned)
+
+    def give_up(self) -> None:
+        """Do not send it, or wait for its answer, any more."""
+        self._is_given_up = True
+        self.task.cancel()
 
     def call_at_end(self, at_end: Callable[[float], None]) -> None:
         """Have the time of the end told at that very moment: before other tasks get their turn."""

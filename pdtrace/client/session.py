@@ -114,7 +114,7 @@ class Session:
                 )
             num_ranks = _agree_on_ranks(settings, [s.facts for s in sides])
             first = self._plan(0, num_ranks, self._count_warm(num_ranks))
-            self._check_size(first)
+            self._check_size(first, self._count_warm(num_ranks))
             self._open(stack, sides)
             try:
                 await self._run_sides(sides, num_ranks)
@@ -207,12 +207,12 @@ class Session:
             return lengths[len(lengths) // 2]
         return max(self.settings.prompts.lengths.values)
 
-    def _check_size(self, requests: list[Request]) -> None:
+    def _check_size(self, requests: list[Request], num_warm: int) -> None:
         bounds = self.settings.bounds
-        num = len(requests) + self._count_warm(None)
-        if num > bounds.max_requests:
+        if len(requests) + num_warm > bounds.max_requests:
+            more = f", and the warm-up {num_warm:,}" if num_warm else ""
             raise UsageError(
-                f"one repeat has {len(requests):,} requests; --max-requests allows"
+                f"one repeat has {len(requests):,} requests{more}; --max-requests allows"
                 f" {bounds.max_requests:,} in all"
             )
         tokens = sum(r.num_tokens for r in requests)
