@@ -42,7 +42,7 @@ def test_untrusted_text_is_escaped_everywhere():
 def test_every_figure_has_its_table():
     """Who cannot see a figure reads its numbers."""
     page = render(make_run(50, 2))
-    assert page.count('class="plot"') == 9
+    assert page.count('class="plot"') == 10
     # A run of one source without requests has no stages and no agreement, and the tiles say so.
     assert page.count("<summary>Table") == 7
     assert "spans or request time stats would" in page
