@@ -317,12 +317,17 @@ class Engine:
             if timing.is_blocking:
                 idle = min(timing.draw_idle(rng), took) if r not in batches else took
                 back = launched + idle
-            back += timing.draw_skew(rng)
+            skew = timing.draw_skew(rng)
+            back += skew
             if self._flying is not None:
                 back = max(back, self._flying.done)
                 if rank.running is not None:
-                    self._report(rank, back)
-                    back += timing.processing
+                    seen = back
+                    if timing.is_blocking and r in batches:
+                        seen = launched + timing.draw_return(took, rng) + skew
+                        seen = max(min(seen, back), self._flying.done)
+                    self._report(rank, seen)
+                    back = max(back, seen + timing.processing)
             rank.ready = back + TURN_S
             rank.running = batches.get(r)
         self._number += 1

@@ -57,6 +57,8 @@ class Timing:
         recorded_device, recorded_excess: Passes of a recording, by what the device needed for them,
             and how much longer than expected they took; empty: ``scatter`` says it.
         recorded_idle: Idle launches of a recording; empty: ``idle_launch`` and ``scatter`` say it.
+        recorded_took, recorded_share: Passes of a recording by duration, and the share of it after
+            which a rank with tokens had launched and saw the result before; empty: all of it.
     """
 
     floor: float
@@ -76,6 +78,8 @@ class Timing:
     recorded_device: NDArray[np.float64] | None = None
     recorded_excess: NDArray[np.float64] | None = None
     recorded_idle: NDArray[np.float64] | None = None
+    recorded_took: NDArray[np.float64] | None = None
+    recorded_share: NDArray[np.float64] | None = None
 
     def weigh(self, tokens: float, squares: float) -> float:
         """What one rank's batch adds to a pass."""
@@ -101,13 +105,7 @@ class Timing:
         """
         known, excess = self.recorded_device, self.recorded_excess
         if known is not None and excess is not None and len(known):
-            low = int(np.searchsorted(known, device / LIKE))
-            high = int(np.searchsorted(known, device * LIKE, side="right"))
-            if high - low < MIN_NEIGHBOURS:
-                middle = (low + high) // 2
-                low = max(0, min(len(known) - MIN_NEIGHBOURS, middle - MIN_NEIGHBOURS // 2))
-                high = min(len(known), low + MIN_NEIGHBOURS)
-            return float(excess[rng.integers(low, high)])
+            return float(excess[_draw_like(known, device, rng)])
         took = expected
         if self.scatter.width:
             took *= 1.0 + abs(rng.normal(0.0, self.scatter.width))
@@ -121,6 +119,17 @@ class Timing:
             return float(rng.choice(self.recorded_idle))
         width = self.scatter.idle_width
         return self.idle_launch * (float(rng.lognormal(0.0, width)) if width else 1.0)
+
+    def draw_return(self, took: float, rng: np.random.Generator) -> float:
+        """After how much of a launch with tokens the host is back to see the result before.
+
+        A host launches in its own time, however long the device then works; the next launch must
+        wait for the device all the same.
+        """
+        known, share = self.recorded_took, self.recorded_share
+        if known is None or share is None or not len(known):
+            return took
+        return took * float(share[_draw_like(known, took, rng)])
 
     def draw_skew(self, rng: np.random.Generator) -> float:
         """How late a rank is, where all would come at once."""
@@ -159,7 +168,18 @@ class Timing:
 
 
 COSTS = tuple(one.name for one in fields(Timing) if one.type == "float")
-RECORDED = tuple(one.name for one in fields(Timing) if one.name.startswith("recorded"))
+RECORDED = ("recorded_device", "recorded_excess", "recorded_idle", "recorded_took")  # seconds
+
+
+def _draw_like(known: NDArray[np.float64], value: float, rng: np.random.Generator) -> int:
+    """Index of one of the known values, in order, that are like this one."""
+    low = int(np.searchsorted(known, value / LIKE))
+    high = int(np.searchsorted(known, value * LIKE, side="right"))
+    if high - low < MIN_NEIGHBOURS:
+        middle = (low + high) // 2
+        low = max(0, min(len(known) - MIN_NEIGHBOURS, middle - MIN_NEIGHBOURS // 2))
+        high = min(len(known), low + MIN_NEIGHBOURS)
+    return int(rng.integers(low, high))
 
 
 def assume_timing(num_ranks: int, *, is_blocking: bool = True) -> Timing:
@@ -193,6 +213,7 @@ def fit_timing(model: EngineModel, num_ranks: int) -> Timing:
     floor, per_ktoken, per_msquare, shared, base = (float(x) for x in cost.theta)
     taking, launching, processing, delayed, empty, asynchronous = (float(x) for x in model.times)
     device, excess = _list_passes(model)
+    took, share = _list_returns(model)
     return Timing(
         floor=floor,
         base=base,
@@ -210,6 +231,8 @@ def fit_timing(model: EngineModel, num_ranks: int) -> Timing:
         recorded_device=device,
         recorded_excess=excess,
         recorded_idle=np.asarray(model.idle_launch),
+        recorded_took=took,
+        recorded_share=share,
     )
 
 
@@ -223,3 +246,24 @@ def _list_passes(model: EngineModel) -> tuple[NDArray[np.float64], NDArray[np.fl
     device = base + busiest + shared * tokens.sum(1)
     order = np.argsort(device, kind="stable")
     return device[order], np.asarray(cost.excess)[order]
+
+
+def _list_returns(model: EngineModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """When ranks with tokens were back from a launch to see the result before.
+
+    Returns:
+        Durations of such passes in order, and the share of each after which the result was seen.
+        Empty if launches do not block, or there are too few.
+    """
+    cost, passes = model.costs[0], model.passes
+    duration = np.full(len(passes), np.nan)
+    duration[np.searchsorted(passes.launch, cost.time)] = cost.expected + cost.excess
+    # A rank that ran in two passes; the first result came after the second launch.
+    late = passes.report[:-1] - passes.launch[1:, None]
+    share = late / duration[1:, None]
+    is_seen = (late > 0) & (passes.tokens[1:] > 0) & np.isfinite(share)
+    if not cost.is_blocking or is_seen.sum() < MIN_NEIGHBOURS:
+        return np.empty(0), np.empty(0)
+    took = np.broadcast_to(duration[1:, None], late.shape)[is_seen]
+    order = np.argsort(took, kind="stable")
+    return took[order], np.minimum(share[is_seen], 1.0)[order]

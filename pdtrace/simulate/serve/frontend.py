@@ -86,7 +86,7 @@ class Frontend:
         """The way of each prompt of a post.
 
         Args:
-            came: When its head was read.
+            came: When all of it was there.
             tokens: Length of each prompt.
         """
         timing = self.timing

@@ -105,9 +105,7 @@ class HttpServer:
         self._bounded.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        came = self._engine.clock.now()
         self._bounded.note_head(request.transport)
-        request["came"] = came
         methods, handler = self._routes.get(request.path, ((), None))
         if handler is None:
             answer: web.StreamResponse = _respond({"detail": "Not Found"}, 404)
@@ -142,6 +140,7 @@ class HttpServer:
     async def _generate(self, request: web.BaseRequest) -> web.StreamResponse:
         engine = self._engine
         data = await self._read(request)
+        came = engine.clock.now()
         post = self._router.read(decode_body(data))
         if engine.is_closing:
             raise _RefusedError(503, "The server is shutting down.")
@@ -151,7 +150,7 @@ class HttpServer:
             if prompt.rid in engine.open_rids:
                 raise BadRequestError(f"Duplicate request ID detected: {prompt.rid[:200]}")
         peer = request.transport.get_extra_info("peername") if request.transport else None
-        tickets = engine.send(post.prompts, request["came"], port=peer[1] if peer else 0)
+        tickets = engine.send(post.prompts, came, port=peer[1] if peer else 0)
         if post.is_streamed:
             return await self._stream(request, post, tickets)
         await asyncio.wait(tickets.values())
@@ -196,7 +195,7 @@ class HttpServer:
         """A token is generated on rank 0, unless the engine is busy and so evidently well."""
         if self._engine.is_closing:
             return web.Response(status=503)
-        await self._engine.probe(request["came"])
+        await self._engine.probe()
         return web.Response(status=200)
 
     async def _describe_server(self, request: web.BaseRequest) -> web.Response:

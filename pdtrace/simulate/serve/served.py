@@ -69,7 +69,7 @@ class ServedEngine:
 
         Args:
             prompts: They.
-            came: When its head was read, seconds since the origin.
+            came: When all of it was there, seconds since the origin.
             port: The client's.
 
         Returns:
@@ -122,12 +122,12 @@ class ServedEngine:
         )
         return await asyncio.wrap_future(self.recorder.expose(gauges))
 
-    async def probe(self, came: float) -> None:
+    async def probe(self) -> None:
         """Generate a token on rank 0, unless the engine is busy."""
         if self._futures:
             return
         rid = f"HEALTH_CHECK_{self.clock.stamp() / 1e9:.6f}"
-        await asyncio.wait(self.send([Prompt(rid, 1, 0, 0)], came, port=0).values())
+        await asyncio.wait(self.send([Prompt(rid, 1, 0, 0)], self.clock.now(), port=0).values())
 
     def warn_deprecated(self, old: str, new: str) -> None:
         """The line that asking by an old name leaves."""

@@ -55,6 +55,7 @@ class Session:
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._broken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     def ask_to_stop(self) -> None:
@@ -83,7 +84,7 @@ class Session:
         try:
             directory = open_directory(settings.directory, is_forced=settings.is_forced)
             parts = self._start(settings, clock, directory)
-            await self._guard(parts.engine.warm_up())
+            await self._guard(parts.engine.warm_up(), self._hurry)
             await self._write_metrics(parts, "metrics_before.txt")
             about = json.dumps(settings.launch.describe_server(), indent=1)
             parts.recorder.write_file("server_info.json", about + "\n")
@@ -168,18 +169,18 @@ class Session:
             text = await parts.engine.expose()
             parts.recorder.write_file(name, text)
 
-        await self._guard(write())
+        await self._guard(write(), self._broken)
 
-    async def _guard(self, work: Coroutine[None, None, None]) -> None:
-        """Do something that waits for the threads, unless one of them fails."""
+    async def _guard(self, work: Coroutine[None, None, None], until: asyncio.Event) -> None:
+        """Do something that waits for the threads, but no longer than until something is set."""
         task = asyncio.ensure_future(work)
-        stopping = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not task.done():
+        end = asyncio.create_task(until.wait())
+        await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+        end.cancel()
+        if task.done():
+            task.result()
+        else:
             task.cancel()
-            return
-        task.result()
 
     async def _wait(self) -> None:
         """Until told to stop, or the time is over."""
@@ -189,7 +190,7 @@ class Session:
     async def _drain(self, engine: ServedEngine) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.bounds.grace_seconds):
-                await self._guard(engine.drain())
+                await self._guard(engine.drain(), self._hurry)
         # The posts of what was finished last are still being answered.
         await asyncio.sleep(0.05)
 
@@ -200,6 +201,7 @@ class Session:
             self._failure = self._failure or error
             self._stop.set()
             self._hurry.set()
+            self._broken.set()
 
         self._loop.call_soon_threadsafe(note)
 

@@ -34,7 +34,7 @@ class Bounds:
     max_held_bytes: int = 256 * MIB
     max_requests: int = 65536
     head_seconds: float = 20.0
-    body_seconds: float = 60.0
+    body_seconds: float = 120.0
     grace_seconds: float = 10.0
 
 
