@@ -30,9 +30,9 @@ SUBJECTS = {
 
 
 @cache
-def list_figures() -> dict[str, Callable[..., Figure]]:
-    """Name → function of every figure, in order of name."""
-    return {name: draw for name, (draw, _) in _find_figures().items()}
+def list_figures(subject: str | None = None) -> dict[str, Callable[..., Figure]]:
+    """Name → function of every figure, in order of name; of one subject if it is given."""
+    return {n: draw for n, (draw, s) in _find_figures().items() if subject in (None, s)}
 
 
 def find_subject(name: str) -> str:
@@ -69,10 +69,9 @@ def refuse_other_subject(name: str, subject: str) -> None:
     mine = find_subject(name)
     if mine == subject:
         return
-    fitting = [n for n, (_, s) in _find_figures().items() if s == subject]
     raise UsageError(
         f"figure {name!r} draws {SUBJECTS[mine]} (subject {mine!r}), not {SUBJECTS[subject]} "
-        f"(subject {subject!r}); figures for that: {', '.join(fitting)}"
+        f"(subject {subject!r}); figures for that: {', '.join(list_figures(subject))}"
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pdtrace.exports.advice import build_advice_report
 from pdtrace.exports.forecast import name_setting, rests_on
-from pdtrace.figures.outlook import Outlook, is_known, name_bound
+from pdtrace.figures.outlook import Outlook, is_known
 from pdtrace.pages.content import Content, Number
 from pdtrace.pages.head import describe_delayer, describe_engine, name_run
 from pdtrace.pages.numbers import format_metric, spell_metric
@@ -94,7 +94,7 @@ def collect_outlook_numbers(outlook: Outlook) -> dict[str, Number]:
     usual = [o for o in outlook.bounds if o.setting == outlook.shown]
     candidates = [*asked, *([advice.chosen] if advice.chosen else []), *usual, *advice.outcomes]
     o = next(iter(candidates), advice.off)
-    at = f"{name_bound(o)} passes"
+    at = name_setting(o.setting)
     turn, first, last = (" ".join(format_metric(v, "s")) for v in advice.turn_s)
     low, high = (" ".join(format_metric(v, "s")) for v in o.bound_range_s)
     return {

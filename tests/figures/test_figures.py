@@ -45,10 +45,10 @@ def test_delay_passes_are_counted_before_their_iteration():
     assert survey.delay_passes.sum() == 48
 
 
-@pytest.mark.parametrize("name", list_figures())
+@pytest.mark.parametrize("name", list_figures("run"))
 @pytest.mark.parametrize("num_iterations", [0, 1, 60])
 def test_every_figure_is_valid_plotly(name, num_iterations):
-    """Plotly accepts every figure, also of a run with one iteration or none."""
+    """Plotly accepts every figure of a run, also of a run with one iteration or none."""
     run = make_run(num_iterations, 2) if num_iterations else empty_run()
     figure = draw_figure(name, run)
     figure.to_plotly()
