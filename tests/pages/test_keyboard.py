@@ -62,7 +62,8 @@ def test_tab_reaches_every_figure_and_shows_where_it_is(open_page):
             """
             const e = document.activeElement;
             return [e.tagName, e.id, e.matches("details .scroll"),
-              e.getAttribute("aria-label") || e.textContent, getComputedStyle(e).outlineStyle !== "none"];
+              e.getAttribute("aria-label") || e.textContent,
+              getComputedStyle(e).outlineStyle !== "none"];
             """
         )
         if tag == "BODY":  # behind the last element
