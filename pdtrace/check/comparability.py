@@ -42,6 +42,16 @@ class Matched:
     is_alien: bool = False
 
 
+@dataclass(frozen=True)
+class Tested:
+    """A run under test, and what was made of it."""
+
+    name: str
+    run: Run
+    record: Record
+    matched: Matched | None
+
+
 def match_run(run: Run, name: str, baseline: Baseline) -> Matched:
     """Measure a run in the blocks of a baseline, or say why that cannot be."""
     record = build_record(run, name, baseline.workload)

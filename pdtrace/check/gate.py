@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pdtrace.check.baseline import describe_delayer, is_same_delayer
-from pdtrace.check.changes import measure_change, measure_values
-from pdtrace.check.comparability import is_sure, match_run
-from pdtrace.check.judge import Case, choose_measures, judge_cases, plan
-from pdtrace.check.measures import ALL, OTHER_NOISE, Measure
+from pdtrace.check.comparability import Tested, is_sure, match_run
+from pdtrace.check.judge import ALPHA, choose_measures, judge_cases, plan
+from pdtrace.check.measures import ALL
 from pdtrace.check.records import build_record
 from pdtrace.check.rules import Rules, require_known
 from pdtrace.check.samples import Pool
+from pdtrace.check.user_rules import build_case, judge_bound
 from pdtrace.check.verdicts import CheckResult, Finding, JudgedRun, Verdict
 from pdtrace.check.worst import find_crash, find_worst
 from pdtrace.compare.settings import SURE
@@ -25,26 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pdtrace.check.baseline import Baseline
-    from pdtrace.check.comparability import Matched
     from pdtrace.check.records import Record
-    from pdtrace.check.rules import Rule
     from pdtrace.run import Run
 
 ORDER = ("rule", "A", "B")
 BLIND = 0.3  # a check that sees no change below this cannot be said to have passed
 MIN_LOST = 5  # requests without an answer that are more than chance, beyond the baseline's share
 LOST_SHARE = 0.01
-_UNKNOWN_UNIT = "count"
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A run under test, and what was made of it."""
-
-    name: str
-    run: Run
-    record: Record
-    matched: Matched | None
 
 
 def check_runs(
@@ -81,7 +68,12 @@ def check_runs(
     result = _judge(tested, baseline, rules)
     verdicts: list[Verdict | None] = [None]
     if len(tested) > 1:
-        verdicts = [_judge([t], baseline, rules).verdict for t in tested]
+        alpha = ALPHA / len(tested)
+        verdicts = [_judge([t], baseline, rules, alpha).verdict for t in tested]
+        if result.exit_code == 0 and Verdict.FAIL in verdicts:
+            result = _disagree(
+                result, [t.name for t, v in zip(tested, verdicts, strict=True) if v is Verdict.FAIL]
+            )
     return replace(
         result,
         runs=tuple(_describe_run(t, v) for t, v in zip(tested, verdicts, strict=True)),
@@ -99,10 +91,20 @@ def require_conclusive(result: CheckResult) -> CheckResult:
     )
 
 
-def _judge(tested: Sequence[Tested], baseline: Baseline | None, rules: Rules) -> CheckResult:
+def _disagree(result: CheckResult, names: Sequence[str]) -> CheckResult:
+    """Repeats of which one alone fails are no pass, even if their mean is as good as any."""
+    why = f"the repeats disagree: {', '.join(names)} alone fail{'s' if len(names) == 1 else ''}"
+    return replace(
+        result, verdict=Verdict.INCONCLUSIVE, reasons=(*result.reasons, why), summary=why
+    )
+
+
+def _judge(
+    tested: Sequence[Tested], baseline: Baseline | None, rules: Rules, alpha: float = ALPHA
+) -> CheckResult:
     reasons: list[str] = []
     notes: list[str] = []
-    findings = [_judge_bound(r, tested) for r in rules.rules if r.kind != "change"]
+    findings = [judge_bound(r, tested) for r in rules.rules if r.kind != "change"]
     for t in tested:
         notes += t.matched.notes if t.matched else t.record.notes
         if t.matched:
@@ -116,7 +118,7 @@ def _judge(tested: Sequence[Tested], baseline: Baseline | None, rules: Rules) ->
         if not any(t.matched and t.matched.is_alien for t in tested):
             findings += _judge_lost(tested, baseline)
         if not reasons:
-            findings += _judge_against(tested, baseline, rules, notes)
+            findings += _judge_against(tested, baseline, rules, alpha, notes)
     worst: dict[str, Any] = {}
     findings = sorted(
         (_locate(f, tested, worst) for f in findings), key=lambda f: ORDER.index(f.tier)
@@ -131,61 +133,6 @@ def _judge(tested: Sequence[Tested], baseline: Baseline | None, rules: Rules) ->
         summary=_summarise(verdict, findings, reasons),
         notes=tuple(dict.fromkeys(notes)),
     )
-
-
-def _judge_bound(rule: Rule, tested: Sequence[Tested]) -> Finding:
-    """A bound on a value: kept or broken, as measured; of repeats their mean counts."""
-    measure = _find_measure(rule.metric, tested)
-    values = [v for t in tested if (v := _value_of(measure, t)) is not None]
-    sign = "at most" if rule.kind == "max" else "at least"
-    start = Finding(
-        metric=rule.metric,
-        title=measure.title,
-        rule=rule.text,
-        tier="rule",
-        verdict=Verdict.UNMEASURED,
-        value=None,
-        baseline=None,
-        unit=measure.unit,
-        reason="",
-        better="lower" if rule.kind == "max" else "higher",
-        limit=rule.limit,
-        rule_source=rule.source,
-    )
-    if len(values) < len(tested):
-        missing = (t.record.missing.get(rule.metric) for t in tested)
-        note = next((m for m in missing if m), "the recording does not tell it")
-        return replace(start, reason=note)
-    value = float(np.mean(values))
-    is_kept = value <= rule.limit if rule.kind == "max" else value >= rule.limit
-    what = "the mean of the runs" if len(values) > 1 else "the value"
-    return replace(
-        start,
-        verdict=Verdict.PASS if is_kept else Verdict.FAIL,
-        value=value,
-        reason=f"{what} is {'' if is_kept else 'not '}{sign} the limit",
-    )
-
-
-def _find_measure(name: str, tested: Sequence[Tested]) -> Measure:
-    """The measure of a name, or one made up for a metric that is one number a run."""
-    found = next((m for m in ALL if m.name == name), None)
-    if found is not None:
-        return found
-    units = [t.record.metrics[name][1] for t in tested if name in t.record.metrics]
-    unit = units[0] if units else _UNKNOWN_UNIT
-    return Measure(name, name, unit, "lower", "B", "relative", OTHER_NOISE, "")
-
-
-def _value_of(measure: Measure, tested: Tested) -> float | None:
-    """Over the whole run, as ``analyze`` has it; else over the blocks."""
-    if measure.name in tested.record.metrics:
-        return tested.record.metrics[measure.name][0]
-    if measure.name not in tested.record.missing and (measure.above or measure.sketch):
-        pool = Pool.of((tested.record.sample,))
-        change = measure_change(measure, (pool, pool), (tested.record.workload,) * 2)
-        return getattr(change, "value", None)
-    return None
 
 
 def _judge_lost(tested: Sequence[Tested], baseline: Baseline) -> list[Finding]:
@@ -229,16 +176,16 @@ def _judge_lost(tested: Sequence[Tested], baseline: Baseline) -> list[Finding]:
 
 
 def _judge_against(
-    tested: Sequence[Tested], baseline: Baseline, rules: Rules, notes: list[str]
+    tested: Sequence[Tested], baseline: Baseline, rules: Rules, alpha: float, notes: list[str]
 ) -> list[Finding]:
     pool = Pool.of(tuple(t.record.sample for t in tested)) if _is_alike(tested) else None
     if pool is None:
         raise UsageError("the runs under test are no repeats of each other: check each by itself")
     pools = (Pool.of(tuple(r.sample for r in baseline.records)), pool)
     workloads = (baseline.workload, tested[0].record.workload)
-    cases = [_build_case(r, tested, baseline, pools) for r in rules.rules if r.kind == "change"]
+    cases = [build_case(r, tested, baseline, pools) for r in rules.rules if r.kind == "change"]
     cases += choose_measures(pools, workloads, rules.tiers)
-    findings = judge_cases(cases)
+    findings = judge_cases(cases, alpha=alpha)
     notes += _describe_plan(plan(cases))
     unsure = not is_sure((*baseline.records, *(t.record for t in tested)))
     if unsure and "A" in rules.tiers:
@@ -272,38 +219,6 @@ def _describe_plan(runs: tuple[int | None, int | None]) -> list[str]:
 def _is_alike(tested: Sequence[Tested]) -> bool:
     first = tested[0].record.workload
     return all(t.record.workload is first or t.record.workload.cells == first.cells for t in tested)
-
-
-def _build_case(
-    rule: Rule, tested: Sequence[Tested], baseline: Baseline, pools: tuple[Pool, Pool]
-) -> Case:
-    """A rule on the worsening of a metric."""
-    measure = _find_measure(rule.metric, tested)
-    assert rule.better is not None
-    measure = replace(measure, better=rule.better)
-    workloads = (baseline.workload, tested[0].record.workload)
-    if measure.above or measure.sketch:
-        if measure.name.startswith("ttft") and not all("ttft" in p.sketches for p in pools):
-            measure = replace(measure, sketch="ttft_received")
-        change = measure_change(measure, pools, workloads)
-    else:
-        before = [r.metrics[rule.metric][0] for r in baseline.records if rule.metric in r.metrics]
-        now = [t.record.metrics[rule.metric][0] for t in tested if rule.metric in t.record.metrics]
-        if len(now) < len(tested):
-            now = []
-        is_zero = min([*before, *now], default=1.0) <= 0
-        if is_zero:
-            # relative to nothing: judged by the difference
-            measure = replace(measure, scale="absolute", noise=OTHER_NOISE * max([*before, *now]))
-        change = measure_values(measure, before, now)
-    limit = rule.limit
-    if measure.scale == "absolute":
-        effect = limit = rule.limit * getattr(change, "baseline", 0.0)
-    elif rule.better == "lower":
-        effect = math.log1p(rule.limit)
-    else:
-        effect = -math.log1p(-min(rule.limit, 0.999))
-    return Case(measure, change, "rule", rule.text, effect, effect, limit, rule.source)
 
 
 def _name_delayer(finding: Finding, tested: Sequence[Tested], baseline: Baseline) -> Finding:
