@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pdtrace.compare.quantities import QUANTITIES
 from pdtrace.exports.comparison import build_comparison_report
 from pdtrace.figures.pair import NAMES, SIGNS, survey_pair
 from pdtrace.pages.content import Content, Number
@@ -56,7 +57,10 @@ def render_comparison(
         name=" against ".join(name_run(run) for run in reversed(runs)),
         facts=tuple(facts),
         verdict=verdict,
-        numbers={row.quantity.name: _number(row) for row in result.rows},
+        numbers={
+            **{q.name: Number(q.title, "–", small="not comparable") for q in QUANTITIES},
+            **{row.quantity.name: _number(row) for row in result.rows},
+        },
         reasons=result.reasons,
         warnings=tuple(f"{n}: {w}" for n, r in zip(NAMES, runs, strict=True) for w in r.warnings),
         notes=tuple(notes),

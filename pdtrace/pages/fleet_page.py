@@ -14,6 +14,7 @@ from pdtrace.pages.rendering import render
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pdtrace.pages.page_file import Page
     from pdtrace.run import Run
 
 
@@ -48,9 +49,16 @@ def render_fleet(rows: Iterable[FleetRow], *, page: str = "fleet") -> str:
         name=one,
         facts=("each run analysed by itself", "sums over all, other numbers of one run each"),
         verdict=tuple(state_fleet(fleet)),
-        numbers=collect_fleet_numbers(fleet),
+        numbers=collect_fleet_numbers(fleet) if fleet.read else _tell_nothing(told, fleet),
     )
     return render(told, content)
+
+
+def _tell_nothing(page: Page, fleet: Fleet) -> dict[str, Number]:
+    """Where no run was read there is nothing to know the names of metrics by."""
+    names = (name for tile in page.tiles for name in tile.metrics)
+    numbers = {n: Number(spell_metric(n), "–", small="no run was read") for n in names}
+    return numbers | collect_fleet_numbers(fleet)
 
 
 def state_fleet(fleet: Fleet) -> list[str]:
