@@ -8,18 +8,32 @@
 
   // Time axes follow each other: the timeline leads, or whichever was dragged. Tiles that tell of a
   // stretch keep its axis.
-  let leading = false;
-  async function follow(range, except) {
-    if (leading || timelines.some((t) => t.stretch.units)) return;
-    leading = true;
+  let turn = 0;
+  async function follow(range) {
+    const mine = ++turn, [timeline] = timelines;
+    if (!timeline || timeline.stretch.units) return;
     for (const tile of plain) {
-      if (!tile.timeAxis || tile.id === except || !tile.spec.data.length) continue;
+      if (!tile.timeAxis || !tile.spec.data.length) continue;
       await pause();
-      await Plotly.relayout(tile.id, { "xaxis.range": range ? range.slice() : tile.spec.layout.xaxis.range.slice() });
+      if (mine !== turn) return; // another zoom came meanwhile
+      tile.shown = tile.spec;
+      if (range) refine(tile, timeline, range);
+      await drawPlain(tile);
     }
-    leading = false;
   }
 
+  // What is cut into intervals is cut anew for the window; the rest moves its axis.
+  function refine(tile, timeline, [t0, t1]) {
+    const { cells, requests } = timeline, a = cells.endsAfter(t0), b = cells.beginsFrom(t1);
+    const intervals = tile.figure === "idle_share" || tile.figure === "queues";
+    const told = intervals && b > a ? stretchFigures[tile.figure]({ tile, cells, requests, a, b, t0, t1 }) : null;
+    if (told && told.why === undefined) { tile.shown = told; return; }
+    const layout = structuredClone(tile.spec.layout);
+    layout.xaxis.range = [t0, t1];
+    tile.shown = { data: tile.spec.data, layout };
+  }
+
+  const isAll = (timeline) => timeline.full().every((edge, k) => edge === timeline.window[k]);
   const press = (timeline) => timeline.box.querySelectorAll('[data-do="time"], [data-do="iteration"]')
     .forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.do === timeline.mode)));
 
@@ -27,7 +41,7 @@
     const cells = await Cells.load(tile.levels);
     const requests = tile.levels.requests ? await Requests.load(tile.levels.requests, cells) : null;
     const timeline = new Timeline(tile, cells, requests);
-    timeline.lead = async (done) => { await done; if (timeline.mode === "time") await follow(timeline.window, tile.id); };
+    timeline.lead = async (done) => { await done; if (timeline.mode === "time") await follow(isAll(timeline) ? null : timeline.window); };
     await timeline.draw(true);
     const stretch = timeline.stretch = new Stretch(timeline, plain.filter((t) => (t.run || 0) === (tile.run || 0)));
     const path = timeline.path = new RequestPath(timeline, stretch);
@@ -83,15 +97,16 @@
 
   async function openPlain(tile) {
     await drawPlain(tile);
+    if (tile.spec.data.some((trace) => trace.type === "table")) document.getElementById(tile.id).closest(".tile").classList.add("tabular");
     walkByKey(tile);
     if (!tile.timeAxis || !tile.spec.data.length) return;
     const gd = document.getElementById(tile.id);
     const show = async (range) => {
       for (const t of timelines) if (t.mode === "time") await t.show(...(range || t.full()));
-      await follow(range, range ? tile.id : null);
+      await follow(range);
     };
     gd.on("plotly_relayout", (e) => {
-      if (!leading && Number.isFinite(e["xaxis.range[0]"])) show([e["xaxis.range[0]"], e["xaxis.range[1]"]]);
+      if (Number.isFinite(e["xaxis.range[0]"])) show([e["xaxis.range[0]"], e["xaxis.range[1]"]]);
     });
     gd.on("plotly_doubleclick", () => show(null));
   }

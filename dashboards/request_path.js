@@ -61,6 +61,12 @@ class Requests {
     return out;
   }
 
+  // A few to begin with: those that were prefilled, or any.
+  slowest() {
+    const all = [...Array(this.carried).keys()], prefilled = all.filter((q) => this.last[q] >= 0);
+    return (prefilled.length ? prefilled : all).slice(0, 3);
+  }
+
   totalOf(q) { const s = this.stagesOf(q); return s.length ? s[s.length - 1].to - s[0].from : 0; }
 
   // Those whose id holds the text, whole ids first; slowest first among equals.
@@ -146,7 +152,7 @@ class RequestPath {
     const which = !r ? "This input names no requests: spans or request time stats would."
       : r.carried === r.total ? `All ${count(r.total)} requests can be found; the slowest:`
         : `The page carries the slowest ${count(r.carried)} of ${count(r.total)} requests; the slowest:`;
-    this.say(which, r ? [...Array(Math.min(r.carried, 3)).keys()] : []);
+    this.say(which, r ? r.slowest() : []);
     this.form.addEventListener("submit", (e) => { e.preventDefault(); this.search(this.input.value.trim()); });
     const pick = this.timeline.box.querySelector(".pick");
     pick.after(element("div", { class: "finder" }, this.form, this.matches), this.panel);
@@ -159,7 +165,7 @@ class RequestPath {
   }
 
   search(text) {
-    if (!text) return this.say("Type an id. The slowest:", [...Array(Math.min(this.requests.carried, 3)).keys()]);
+    if (!text) return this.say("Type an id. The slowest:", this.requests.slowest());
     const [exact, part] = this.requests.find(text), all = [...exact, ...part];
     if (!all.length) {
       const r = this.requests, rest = r.carried < r.total ? ` among the ${count(r.carried)} slowest of ${count(r.total)} that the page carries` : "";

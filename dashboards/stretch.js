@@ -106,7 +106,7 @@ class Stretch {
 
   scope(tile) {
     const [a, b] = this.units;
-    return { tile, cells: this.cells, requests: this.timeline.requests, a, b, t0: this.cells.start[a], t1: Math.max(this.cells.end[b - 1], this.cells.start[a] + 1e-6) };
+    return { tile, cells: this.cells, requests: this.timeline.requests, a, b, body: tile && tile.kept.body, t0: this.cells.start[a], t1: Math.max(this.cells.end[b - 1], this.cells.start[a] + 1e-6) };
   }
 
   async tellTile(tile) {

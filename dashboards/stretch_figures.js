@@ -165,6 +165,19 @@ const stretchFigures = {
     return { ...spec, rows, note, alt: `Prompt tokens by rank: ${tokens.map((t, r) => `${r}: ${count(t.sum)}`).join(", ")}.` };
   },
 
+  delay_episodes({ tile, cells: c, a, t1, body }) {
+    const spec = copyOf(tile.spec), from = a > 0 ? c.end[a - 1] : -Infinity, inside = (t) => t >= from && t < t1;
+    for (const trace of spec.data) {
+      const kept = trace.x.map((t, k) => inside(t) ? k : -1).filter((k) => k >= 0);
+      for (const name of ["x", "y", "customdata"]) if (Array.isArray(trace[name])) trace[name] = kept.map((k) => trace[name][k]);
+    }
+    const number = (cell) => Number(cell.textContent.replace(/,/g, ""));
+    const rows = body ? [...body.rows].filter((row) => inside(number(row.cells[1]))).map((row) => [...row.cells].map((cell) => cell.textContent)) : null;
+    spec.layout.xaxis.range = [Math.max(from, 0), t1];
+    const n = spec.data.reduce((sum, trace) => sum + trace.x.length, 0);
+    return { ...spec, rows, alt: `${count(n)} delay episodes of those drawn began in the stretch or just before it.` };
+  },
+
   ttft_breakdown({ tile, requests, a, b }) {
     if (!requests) return { why: "whole run: no source says when each request was where" };
     if (requests.carried < requests.total) {

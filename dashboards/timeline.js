@@ -214,7 +214,8 @@ class Timeline {
         const i = column.units[0], role = column.gap ? DELAYED : c.state(i, r).role;
         const works = role === PREFILL || role === DECODE;
         let word = works ? c.tokens.size === 1 ? short(c.tokensIn(r, i, i + 1).sum) : "" : ROLES[role];
-        if (room < 8 + 6.5 * word.length) word = works ? "" : word[0];
+        // Idle is by far the commonest, and its low bar is mark enough.
+        if (room < 8 + 6.5 * word.length) word = works || role === IDLE ? "" : word[0];
         if (!word) continue;
         out.x.push((x0 + x1) / 2);
         out.y.push(r + (role === IDLE ? 0.4 : 0.5));
