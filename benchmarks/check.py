@@ -114,10 +114,10 @@ def list_scenes(names: Sequence[str]) -> Iterator[Scene]:
     """The loads that are checked."""
     for name in names:
         if name == "simulated":
-            settings = LoadSettings(num_requests=1600, dp_size=8)
+            settings = LoadSettings(num_requests=640, dp_size=4)
             requests = make_requests(settings, np.random.default_rng(7))
-            engine = EngineSettings(8, 8192, 312_560.0, rules_for("0.5.13"), 30)
-            yield build_scene("simulated, 8 ranks", requests, engine, assume_timing(8))
+            engine = EngineSettings(4, 8192, 312_560.0, rules_for("0.5.13"), 30)
+            yield build_scene("simulated, 4 ranks", requests, engine, assume_timing(4))
             continue
         run = pdtrace.load(ROOT / "sample_logs" / name)
         model = fit_engine(run, join_requests(run.requests))
@@ -266,7 +266,7 @@ def check_scene(scene: Scene, *, num_trials: int, num_runs: int) -> dict[str, tu
         for _ in range(num_trials):
             both = draw("alike", 2)
             n = plan(build_cases(scene.workload, both[:1], both[1:]))[k]
-            assert n is not None
+            n = num_runs if n is None else min(n, num_runs)
             needed.append(n)
             cases = build_cases(scene.workload, draw("alike", n), draw(bank, n))
             hits += has_failed(cases, tier)
