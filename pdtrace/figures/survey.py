@@ -139,10 +139,12 @@ def survey_run(run: Run | Survey) -> Survey:
     start_ns, end_ns, duration = start_ns[order], end_ns[order], duration[order]
     origin_ns = int(start_ns[0]) if len(start_ns) else 0
     start = (start_ns - origin_ns) / 1e9
-    end = start + np.where(np.isnan(duration), np.maximum(end_ns - start_ns, 0) / 1e9, duration)
-    # With overlapped scheduling a pass is selected before the one ahead of it ends.
-    if len(start) > 1:
-        end[:-1] = np.minimum(end[:-1], start[1:])
+    took = np.where(np.isnan(duration), np.maximum(end_ns - start_ns, 0) / 1e9, duration)
+    # With overlapped scheduling a pass is selected while the one ahead of it still runs: its share
+    # of the time line begins where the share before ends.
+    total = np.cumsum(took)
+    end = total + np.maximum.accumulate(start - (total - took)) if len(took) else start
+    start = end - took
     lines = [q for q in queues if len(q)]
     events = pl.concat(lines) if lines else pl.DataFrame(schema={"ts": pl.Datetime("ns", "UTC")})
     return Survey(
