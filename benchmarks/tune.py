@@ -37,7 +37,7 @@ def simulate(directory: Path, num_requests: int) -> Path:
     """A recording of the assumed engine."""
     command = [sys.executable, "-m", "pdtrace", "simulate", "-o", str(directory)]
     command += ["--dp-size", str(RANKS), "--requests", str(num_requests)]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return directory
 
 

@@ -164,7 +164,7 @@ def _sweep(model: EngineModel, advice: Advice) -> Section:
         "● on the front: no other setting has both more tokens per busy second and a lower p99 of "
         "the time to first token (TTFT); ▸ chosen; ~ many waits end near the bound. Bound: delay "
         "passes, and the low watermark if there is one; held: at most so long. Changes are against "
-        "the delayer off; nine in ten runs are expected within ±.",
+        "the delayer off on a host as fast; nine in ten such runs are expected within ±.",
     ]
     left = len(advice.outcomes) - len(shown)
     if left:

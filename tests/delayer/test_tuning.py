@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -270,7 +271,12 @@ def test_tune_prints_the_promised_json(capsys):
     assert main(["tune", str(OFF), "--request-filter", "^seed", "--json", "-"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {"chosen", "off", "outcomes", "routings", "sensitivity", "flags"} <= told.keys()
+    page = (SAMPLES.parent / "docs" / "interface.md").read_text()
+    section = page.partition("An outcome (")[2].partition("): ")[2].partition("Three of them")[0]
+    promised = set(re.findall(r"`(\w+)`", section))
+    assert len(promised) > 10
     for o in (told["off"], *told["outcomes"]):
+        assert o.keys() == promised
         for q in (LATENCY, "ttft_p99_s", "prefill_throughput_tok_s"):
             assert o[q]["value_low"] <= o[q]["value"] <= o[q]["value_high"]
             assert o[q]["low"] <= o[q]["change_ratio"] <= o[q]["high"]
