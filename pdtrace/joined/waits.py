@@ -119,6 +119,8 @@ def find_waits(
     taken = is_all * turns.taking
     num = np.maximum((idle - turns.look - taken) / turns.length, 0.0)
     num = np.where(before > 0, np.rint(num) + before, np.maximum(np.rint(num), 1))
+    if limit is not None and run.engine.role == "prefill":
+        num = np.minimum(num, limit)  # what waits longer ends as a timeout
     lasted = idle / turns.length + before
 
     apart = _came_apart(at, begin, before, turns.length)
@@ -127,8 +129,8 @@ def find_waits(
     has_limit = (how == "timeout") & (limit is not None)
     chosen = np.flatnonzero(how != "")
     by_line = np.zeros(len(how), np.bool_)
-    for told in (ran_out, marked):
-        by_line |= np.zeros(len(how), np.bool_) if told is None else told
+    for told, name in ((ran_out, "timeout"), (marked, "watermark")):
+        by_line |= (how == name) & (told is not None)
     frame = pl.DataFrame(
         {
             "engine_run": at.engine_run,
@@ -355,7 +357,7 @@ def _name_ends(
     else:
         timeout = ran_out
     if marked is not None:
-        mark = marked & long & ~timeout
+        mark = marked & (long | (is_all & waited)) & ~timeout
     elif engine.delayer.token_usage_low_watermark:
         mark = ~is_all & long & ~timeout
     else:
