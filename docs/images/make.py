@@ -1,6 +1,7 @@
 """Makes the pictures of the README from the sample logs: ``python docs/images/make.py``.
 
-The report becomes an SVG through rich; the page is opened in headless Chromium.
+The report becomes an SVG through rich; the page, and the same requests in both runs of the
+experiment, are opened in headless Chromium.
 """
 
 from __future__ import annotations
@@ -47,9 +48,29 @@ def photograph_page(target: Path) -> None:
         page = Path(folder) / "page.html"
         command = [sys.executable, "-m", "pdtrace", "analyze", SAMPLE, "--html", str(page)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        photograph(page, target, "1280,1180")
+
+
+def photograph_experiment(target: Path) -> None:
+    """One group of prompts without and with the delayer, of the experiment run anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        page, runs = Path(folder) / "page.html", Path(folder) / "runs"
+        commands = [
+            [sys.executable, "examples/experiment.py", "-o", str(runs)],
+            [sys.executable, "-m", "pdtrace", "dashboard", str(runs / "off"), str(runs / "on"),
+             "--page", str(HERE / "experiment.toml"), "-o", str(page)],
+        ]  # fmt: skip
+        for command in commands:
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        photograph(page, target, "1100,640")
+
+
+def photograph(page: Path, target: Path, size: str) -> None:
+    """A page as a browser shows it."""
+    with tempfile.TemporaryDirectory() as folder:
         flags = [
             "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-            f"--user-data-dir={folder}/profile", "--window-size=1280,1180",
+            f"--user-data-dir={folder}/profile", f"--window-size={size}",
             "--virtual-time-budget=5000", f"--screenshot={target}",
         ]  # fmt: skip
         subprocess.run([CHROMIUM, *flags, page.as_uri()], check=True, capture_output=True)
@@ -60,3 +81,4 @@ if __name__ == "__main__":
     (HERE / "report.svg").write_text(draw_report(), encoding="utf-8")
     if Path(CHROMIUM).exists():
         photograph_page(HERE / "page.png")
+        photograph_experiment(HERE / "experiment.png")
