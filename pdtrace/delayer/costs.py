@@ -115,10 +115,16 @@ def _list_members(members: pl.DataFrame, name: str) -> pl.DataFrame:
     )
 
 
-def share_of_slow(run: Run, held: pl.DataFrame | None, percent: int) -> float | None:
-    """Share of withheld time in the time to first token of the requests from a percentile on."""
-    if held is None:
-        return None
+def share_of_slow(
+    run: Run, held: pl.DataFrame, percents: tuple[int, ...]
+) -> tuple[float | None, ...]:
+    """Share of withheld time in the time to first token of the requests from each percentile on.
+
+    Args:
+        run: The run.
+        held: As :func:`held_times` gives it.
+        percents: Percentiles of the time to first token.
+    """
     stage = pl.col("stage").cast(pl.String)
     per = (
         run.stages.filter(~stage.is_in(OUTSIDE), pl.col("status").cast(pl.String) == "finished")
@@ -128,10 +134,9 @@ def share_of_slow(run: Run, held: pl.DataFrame | None, percent: int) -> float | 
             (stage == "unknown").any().alias("gap"),
         )
         .filter(~pl.col("gap"))
+        .join(held.group_by("request").agg(pl.col("ns").sum()), on="request", how="left")
         .sort("ttft", "request")
     )
-    if per.is_empty():
-        return None
-    slow = per.slice(-(-per.height * percent // 100) - 1)
-    mine = held.join(slow, on="request", how="semi")["ns"].sum()
-    return float(str(mine)) / float(str(slow["ttft"].sum()))
+    slow = [per.slice(-(-per.height * p // 100) - 1) for p in percents] if per.height else []
+    sums = [(int(s["ns"].sum()), int(s["ttft"].sum())) for s in slow]
+    return tuple(ns / ttft if ttft else None for ns, ttft in sums) or (None,) * len(percents)

@@ -182,7 +182,7 @@ def _sum_up(episodes: pl.DataFrame, run: Run, *, is_whole: bool) -> Totals:
     passes = episodes["num_delay_passes"]
     estimated = episodes.filter(pl.col("passes_source").cast(pl.String) == "estimated")
     held = held_times(episodes, run) if is_whole and episodes.height else None
-    half, late = (share_of_slow(run, held, q) for q in (50, 99)) if is_whole else (None, None)
+    half, late = (None, None) if held is None else share_of_slow(run, held, (50, 99))
 
     def total(name: str) -> float | None:
         column = episodes[name]
