@@ -33,7 +33,7 @@ class Outcome:
             way; None where nothing waits.
         on_front: No other setting, the delayer off included, has both more throughput and a lower
             p99 (or equals it in one and beats it in the other).
-        does_nothing: It never holds back anything.
+        does_nothing: It holds prefill back less than once in a hundred iterations.
     """
 
     setting: Setting

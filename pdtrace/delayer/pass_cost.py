@@ -31,6 +31,7 @@ NUM_RESTARTS = 6  # of a fit that begins from another's result
 MOST_PASSES = 1000  # that a fit looks at; of more, so many at random
 MIN_PASSES = 20
 QUICKEST_S = 0.005
+MIN_NEIGHBOURS = 15
 
 
 @dataclass(frozen=True)
@@ -219,3 +220,25 @@ def _features(passes: Passes, at: I64) -> tuple[I64, F64, F64, F64]:
     real = tokens > 0
     real[~real.any(1), 0] = True  # a pass of which no tokens are known still has one rank
     return np.cumsum(real.sum(1)), tokens[real], squares[real], tokens.sum(1)
+
+
+@compiled
+def draw_excess(
+    expected_s: float, now: float, expected: F64, excess: F64, time: F64, nearness: int
+) -> float:
+    """Excess of a recorded pass of like expectation, rather one from about the same time.
+
+    The host's speed drifts over a recording, so of ``nearness`` draws the nearest in time is taken.
+    """
+    low = int(np.searchsorted(expected, expected_s * 0.95))
+    high = int(np.searchsorted(expected, expected_s * 1.05, side="right"))
+    if high - low < MIN_NEIGHBOURS:
+        middle = (low + high) // 2
+        low = max(0, min(len(expected) - MIN_NEIGHBOURS, middle - MIN_NEIGHBOURS // 2))
+        high = min(len(expected), low + MIN_NEIGHBOURS)
+    best = low + int(np.random.random() * (high - low))
+    for _ in range(nearness - 1):
+        other = low + int(np.random.random() * (high - low))
+        if abs(time[other] - now) < abs(time[best] - now):
+            best = other
+    return float(excess[best])

@@ -10,11 +10,13 @@ turn, 4 an empty turn, 5 an asynchronous launch; all seconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pdtrace.compiled import compiled
+from pdtrace.delayer.engine_trace import EngineTrace
+from pdtrace.delayer.pass_cost import draw_excess
 from pdtrace.delayer.policy_kernel import (
     DELAY,
     TOKEN_WATERMARK,
@@ -33,60 +35,7 @@ if TYPE_CHECKING:
     I64 = NDArray[np.int64]
 
 TURN_S = 0.0005  # what a loop turn costs a rank that had nothing to process
-MIN_NEIGHBOURS = 15
 MAX_TURNS = 400_000_000
-
-
-@compiled
-def draw_excess(
-    expected_s: float, now: float, expected: F64, excess: F64, time: F64, nearness: int
-) -> float:
-    """Excess of a recorded pass of like expectation, rather one from about the same time.
-
-    The host's speed drifts over a recording, so of ``nearness`` draws the nearest in time is taken.
-    """
-    low = int(np.searchsorted(expected, expected_s * 0.95))
-    high = int(np.searchsorted(expected, expected_s * 1.05, side="right"))
-    if high - low < MIN_NEIGHBOURS:
-        middle = (low + high) // 2
-        low = max(0, min(len(expected) - MIN_NEIGHBOURS, middle - MIN_NEIGHBOURS // 2))
-        high = min(len(expected), low + MIN_NEIGHBOURS)
-    best = low + int(np.random.random() * (high - low))
-    for _ in range(nearness - 1):
-        other = low + int(np.random.random() * (high - low))
-        if abs(time[other] - now) < abs(time[best] - now):
-            best = other
-    return float(excess[best])
-
-
-class EngineTrace(NamedTuple):
-    """What a replay saw.
-
-    Attributes:
-        finish: When each request's result was processed, seconds; nan: never.
-        first, final: First and last iteration of each request.
-        width, batch, busy: Of each iteration: ranks that prefilled, tokens, seconds.
-        delays: Delay passes before each iteration, and one more value for the end.
-        rank: Where each request ran.
-        usage: Waits by the lowest KV pool usage among the ranks that asked when they began, in
-            thousandths.
-        num_waits: Waits that ended.
-        num_near_bound: Of them, those that a bound 0.8 to 1.25 times as long would have ended the
-            other way: joined in the bound's last fifth, or timed out less than a quarter of it
-            before the missing ranks had work.
-    """
-
-    finish: F64
-    first: I64
-    final: I64
-    width: I64
-    batch: F64
-    busy: F64
-    delays: I64
-    rank: I64
-    usage: I64
-    num_waits: int
-    num_near_bound: int
 
 
 @compiled

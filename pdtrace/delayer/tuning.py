@@ -33,6 +33,7 @@ DEFAULT_PASSES = 30
 LEAST_GAIN = 0.02  # below this a setting is not worth its risk
 USAGE_QUANTILES = (0.1, 0.5, 0.9)
 NUM_TURNS = 5
+RARELY = 0.01  # waits for each iteration, below which a setting does nothing
 
 
 def tune(
@@ -143,7 +144,7 @@ class Judge:
             num_fully_fused_iterations=place("num_fully_fused_iterations")[0],
             num_delay_passes=float(figures["num_delay_passes"].mean()),
             near_bound_ratio=near / waits if waits else None,
-            does_nothing=not waits and not figures["num_delay_passes"].any(),
+            does_nothing=waits < RARELY * float(figures["num_iterations"].sum()),
         )
 
 
@@ -229,7 +230,7 @@ def _say_why(pick: Outcome | None, nearest: Outcome | None) -> str:
         return f"no setting gains {LEAST_GAIN:.0%} of mean latency; the best: {told}"
     if nearest.latency[2] >= 0:
         return f"the best gain may be none: {told}"
-    return f"what mean latency gains the p99 pays for: {told}"
+    return f"what the mean latency gains, the p99 loses: {told}"
 
 
 def _try_routings(

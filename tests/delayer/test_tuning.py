@@ -161,6 +161,8 @@ def test_a_watermark_above_the_usual_usage_changes_nothing():
     real = pdtrace.measure(pdtrace.load(SAMPLES / "h100x2-on-watermark"))
     timeouts = real.filter((real["metric"] == "num_delay_timeouts") & real["dp_rank"].is_null())
     assert timeouts["value"][0] == 0
+    told = tune(model, chosen, passes=(30,), watermarks=(0.04,), repeats=6)
+    assert [o.does_nothing for o in told.outcomes] == [False, True]
     (said,) = [r for r in advised(OFF).remarks if "does nothing but undo" in r]
     assert float(said.split(" above ")[1].split()[0]) <= 0.04
 
