@@ -12,6 +12,7 @@ from pdtrace.figures.pair import NAMES, Pair
 
 SUBJECT = "comparison"
 TITLE = "Ranks that prefilled together"
+_MOST_LABELLED = 8
 COLOURS = {"baseline": "unknown", "candidate": "prefill"}
 
 
@@ -35,7 +36,12 @@ def draw_fusion_widths(pair: Pair) -> Figure:
             {
                 "type": "bar", "name": f"{name}, {len(width):,} iterations",
                 "x": [str(k) for k in range(1, size + 1)], "y": shares.round(2).tolist(),
-                "text": [f"{s:.0f} %" if c else "" for s, c in zip(shares, counts, strict=True)],
+                # Beside many ranks there is no room for numbers that can be read.
+                "text": [
+                    f"{s:.0f} %" if c and size <= _MOST_LABELLED else ""
+                    for s, c in zip(shares, counts, strict=True)
+                ],
+                "textfont": {"size": 11}, "constraintext": "none",
                 "customdata": [shorten_count(int(c)) for c in counts],
                 "textposition": "outside", "cliponaxis": False, "textangle": 0,
                 "hovertemplate": "%{x} ranks: %{y:.1f} %, %{customdata} iterations"

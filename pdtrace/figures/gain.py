@@ -69,7 +69,8 @@ def draw_gain(pair: Pair, *, metrics: tuple[str, ...] = SHOWN) -> Figure:
         else r
         for r in rows
     ]
-    rows = [r for r in rows if r.verdict != "unmeasured"]
+    # A cost that is only known of the whole runs is told all the same, without a verdict.
+    rows = [r for r in rows if r.verdict != "unmeasured" or _is_raw(r)]
     if not rows:
         return build_empty(TITLE, "Nothing was measured in both runs.")
     rows.sort(key=lambda r: r.quantity.is_cost)
@@ -139,6 +140,10 @@ def draw_gain(pair: Pair, *, metrics: tuple[str, ...] = SHOWN) -> Figure:
     )
 
 
+def _is_raw(row: Compared) -> bool:
+    return row.verdict == "unmeasured" and row.quantity.is_cost and bool(row.raw[1])
+
+
 def _name(row: Compared) -> str:
     return NAMES.get(row.quantity.name, row.quantity.title)
 
@@ -183,6 +188,8 @@ def _box(x0: float, x1: float, y0: float, y1: float, colour: str) -> dict[str, A
 
 
 def _draw_row(row: Compared, y: int, end: float) -> list[dict[str, Any]]:
+    if _is_raw(row):
+        return []
     colour = LIGHT[COLOURS[row.verdict]]
     hover = (
         f"{_name(row)}: {_values(row)}, {change(row.change_ratio)} – {row.verdict}"
@@ -222,6 +229,8 @@ def _draw_row(row: Compared, y: int, end: float) -> list[dict[str, Any]]:
 
 def _values(row: Compared) -> str:
     unit = row.quantity.unit
+    if _is_raw(row):
+        return " → ".join(in_unit(v, unit) for v in row.raw)
     suffix = " tok/s" if unit == "tok/s" else ""
     return f"{in_unit(row.baseline, unit)} → {in_unit(row.candidate, unit)}{suffix}"
 
@@ -236,6 +245,8 @@ def _note(x: float, y: float, text: str, **extra: object) -> dict[str, Any]:
 def _tell(row: Compared, y: int) -> list[dict[str, Any]]:
     is_known = row.change_ratio is not None and (row.baseline or row.candidate)
     told = f"{SIGNS[row.verdict]} {change(row.change_ratio) if is_known else row.verdict}"
+    if _is_raw(row):
+        told = "– of the whole runs"
     if is_known and row.low is not None and row.high is not None:
         told += f"  ({change(row.low)} to {change(row.high)})"
     font = {"size": 12, "color": LIGHT[COLOURS[row.verdict]]}

@@ -33,6 +33,8 @@ _MOST_RANKS = 16
 _MOST_LISTED = 4
 _ROW = 30
 _MARGIN = 0.06  # of the time shown, before and after
+_ROOM = 0.07  # of it that a label takes
+_NOWHERE = -1  # the row of requests whose rank nothing tells
 
 
 def draw_same_requests(pair: Pair, *, phase: str = "") -> Figure:
@@ -66,6 +68,7 @@ def draw_same_requests(pair: Pair, *, phase: str = "") -> Figure:
     for s in (0, 1):
         bars += _find_passes(pair, s, ranks[s], begins[s], window)
     data = _draw_passes(bars, place)
+    data.append(_label_passes(bars, place, _ROOM * (window[1] - window[0])))
     data += _draw_requests(pair, chosen, begins, place, names)
     shown = ", ".join(names[:_MOST_LISTED])
     if len(names) > _MOST_LISTED:
@@ -83,7 +86,7 @@ def draw_same_requests(pair: Pair, *, phase: str = "") -> Figure:
             "showgrid": False,
             "zeroline": False,
             "tickvals": [place[row] for row in rows],
-            "ticktext": [f"rank {r}" for _, r in rows],
+            "ticktext": ["rank unknown" if r == _NOWHERE else f"rank {r}" for _, r in rows],
         },
         annotations=[
             {
@@ -102,6 +105,8 @@ def draw_same_requests(pair: Pair, *, phase: str = "") -> Figure:
             for s in (0, 1)
         ],
     )  # fmt: skip
+    hidden = max(s.dp_size for s in pair.surveys) - _MOST_RANKS
+    more = f" Not drawn: {hidden} more ranks." if hidden > 0 else ""
     return Figure(
         TITLE,
         {"data": data, "layout": layout},
@@ -110,7 +115,7 @@ def draw_same_requests(pair: Pair, *, phase: str = "") -> Figure:
         "candidate, with the passes that ran meanwhile.",
         note=(
             f"{kind}: {shown}. ▽ sent, ◆ answered (dotted: the last). A typical one: of all groups "
-            "that no stall touched, the change of its latency is the middle one."
+            f"that no stall touched, the change of its latency is the middle one.{more}"
         ),
         height=96 + round(_ROW * (len(rows) + 1.6)),
     )
@@ -144,8 +149,9 @@ def _choose_ranks(pair: Pair, side: int, chosen: NDArray[np.int64]) -> list[int]
     size = pair.surveys[side].dp_size
     told = pair.requests[side].rank[chosen]
     mine = sorted({int(r) for r in told[np.isfinite(told)] if r < size})
-    rest = [r for r in range(size) if r not in mine]
-    return sorted([*mine, *rest][:_MOST_RANKS])
+    rest = [r for r in range(size) if r not in mine] if len(pair.surveys[side]) else []
+    nowhere = [_NOWHERE] if not np.isfinite(told).all() else []
+    return [*sorted([*mine, *rest][:_MOST_RANKS]), *nowhere]
 
 
 def _find_passes(
@@ -157,7 +163,7 @@ def _find_passes(
     out = []
     for i in inside:
         start, end = max(float(survey.start[i]), low), min(float(survey.end[i]), high)
-        for rank in ranks:
+        for rank in (r for r in ranks if r != _NOWHERE):
             out.append(
                 {
                     "side": side,
@@ -188,10 +194,6 @@ def _draw_passes(
                 "x": [1e3 * b["length"] for b in mine],
                 "y": [place[b["side"], b["rank"]] for b in mine],
                 "width": 0.72 if works else 0.36,
-                "text": [f"{shorten_count(b['tokens'])} tokens" if works else "" for b in mine],
-                "textposition": "inside", "insidetextanchor": "middle", "textangle": 0,
-                "constraintext": "inside",
-                "textfont": {"size": 11, "color": LIGHT["paper"]},
                 "customdata": [
                     [NAMES[b["side"]], b["iteration"], b["rank"], round(1e3 * b["length"], 1)]
                     for b in mine
@@ -211,6 +213,20 @@ def _draw_passes(
     return data
 
 
+def _label_passes(
+    bars: list[dict[str, Any]], place: dict[tuple[int, int], float], room: float
+) -> dict[str, Any]:
+    """Tokens in the middle of each pass that is long enough to hold them."""
+    mine = [b for b in bars if b["role"] in ("prefill", "decode") and b["length"] >= room]
+    return {
+        "type": "scatter", "mode": "text", "showlegend": False, "hoverinfo": "skip",
+        "x": [1e3 * (b["start"] + b["length"] / 2) for b in mine],
+        "y": [place[b["side"], b["rank"]] for b in mine],
+        "text": [f"{shorten_count(b['tokens'])} tokens" for b in mine],
+        "textfont": {"size": 11, "color": LIGHT["paper"]},
+    }  # fmt: skip
+
+
 def _draw_requests(
     pair: Pair,
     chosen: NDArray[np.int64],
@@ -220,28 +236,29 @@ def _draw_requests(
 ) -> list[dict[str, Any]]:
     data = []
     for what, name, symbol in (
-        ("begin", "sent", "triangle-down-open"),
+        ("begin", "sent", "triangle-down"),
         ("end", "answered", "diamond"),
     ):
         x, y, text = [], [], []
         for side in (0, 1):
             values: F64 = pair.times(side, what)[chosen] - begins[side]
-            first = min(r for s, r in place if s == side)
             for value, rank, rid in zip(
                 values, pair.requests[side].rank[chosen], names, strict=True
             ):
-                row = (side, int(rank)) if np.isfinite(rank) else (side, first)
+                row = side, int(rank) if np.isfinite(rank) else _NOWHERE
+                if row not in place:
+                    continue
                 x.append(1e3 * float(value))
-                y.append(place.get(row, place[side, first]))
+                y.append(place[row])
                 text.append(f"{rid} {name} after {seconds(float(value))}, {NAMES[side]}")
         data.append(
             {
                 "type": "scatter", "mode": "markers", "name": name, "x": x, "y": y, "text": text,
                 "hovertemplate": "%{text}<extra></extra>", "cliponaxis": False,
                 "marker": {
-                    "symbol": symbol, "size": 11, "color": LIGHT["ink"],
-                    "line": {"width": 2 if what == "begin" else 1,
-                             "color": LIGHT["ink" if what == "begin" else "paper"]},
+                    "symbol": symbol, "size": 12 if what == "begin" else 11,
+                    "color": LIGHT["paper" if what == "begin" else "ink"],
+                    "line": {"width": 1.5, "color": LIGHT["ink" if what == "begin" else "paper"]},
                 },
             }
         )  # fmt: skip

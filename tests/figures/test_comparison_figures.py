@@ -7,10 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pdtrace.compare import compare_runs
 from pdtrace.errors import UsageError
 from pdtrace.figures import draw_figure, list_figures
+from pdtrace.figures.pair import survey_pair
 from pdtrace.figures.survey import PREFILL
-from tests.figures.recorded import read_pair, read_sample
+from pdtrace.loading import load
+from tests.figures.recorded import SAMPLES, read_pair, read_sample
 
 
 @pytest.mark.parametrize("name", list_figures("comparison"))
@@ -46,6 +49,27 @@ def test_costs_stand_below_the_gains():
     assert any(costs)
     assert costs == sorted(costs)
     assert "cost: delay passes" in names
+
+
+def test_a_cost_of_the_whole_runs_is_told_without_a_verdict():
+    """Where some requests have no partner the delay is known of all only, and still a cost."""
+    pair = read_pair("cpu-dp4-off", "cpu-dp4-on")
+    row = pair.result.get("num_delay_passes")
+    assert row.verdict == "unmeasured"
+    layout = draw_figure("gain", pair).spec["layout"]
+    y = layout["yaxis"]["ticktext"].index("cost: delay passes")
+    told = {a["text"] for a in layout["annotations"] if a["y"] == y}
+    assert told == {f"{row.raw[0]:,.0f} → {row.raw[1]:,.0f}", "– of the whole runs"}
+
+
+def test_requests_of_unknown_rank_are_put_on_no_rank():
+    """A client's log does not tell ranks: its requests stand in a row that says so."""
+    runs = tuple(
+        load(str(SAMPLES / n), sources=["client_log"]) for n in ("h100x2-off", "h100x2-on")
+    )
+    pair = survey_pair(compare_runs(*runs), runs, None)
+    axis = draw_figure("same_requests", pair).spec["layout"]["yaxis"]
+    assert axis["ticktext"] == ["rank unknown", "rank unknown"]
 
 
 def test_what_cannot_be_compared_shows_no_gain():
