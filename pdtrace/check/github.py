@@ -22,7 +22,7 @@ from pdtrace.check.wording import (
     sort_by_gravity,
 )
 from pdtrace.errors import OutputError
-from pdtrace.exports.untrusted import show
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ from pdtrace.check.wording import (
     other_reasons,
     show_rule,
 )
-from pdtrace.exports.untrusted import show
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

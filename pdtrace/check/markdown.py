@@ -16,7 +16,8 @@ from pdtrace.check.wording import (
     sort_by_gravity,
 )
 from pdtrace.exports.strip import strip_heading, strip_legend, strip_place
-from pdtrace.exports.untrusted import show, show_in_markdown
+from pdtrace.exports.untrusted import show_in_markdown
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from pdtrace.check.wording import (
 )
 from pdtrace.exports.plain_style import STYLE
 from pdtrace.exports.strip import strip_heading, strip_legend, strip_place
-from pdtrace.exports.untrusted import show
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

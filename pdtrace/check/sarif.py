@@ -13,7 +13,7 @@ from pdtrace.check.fingerprints import find_fingerprint
 from pdtrace.check.locations import find_uri
 from pdtrace.check.verdicts import Verdict
 from pdtrace.check.wording import describe_finding, headline, other_reasons, sort_by_gravity
-from pdtrace.exports.untrusted import show
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from pdtrace.check.verdicts import CheckResult, Finding

@@ -19,7 +19,7 @@ from pdtrace.check.wording import (
 )
 from pdtrace.exports.report import Report
 from pdtrace.exports.section import Section
-from pdtrace.exports.untrusted import show
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from pdtrace.check.verdicts import Verdict
-from pdtrace.exports.wording import UNKNOWN, plural
+from pdtrace.wording import UNKNOWN, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -159,8 +159,8 @@ def _update_baseline(
 ) -> int:
     from pdtrace.check.baseline_file import write_baseline
     from pdtrace.check.updating import update_baseline
-    from pdtrace.exports.untrusted import show
     from pdtrace.exports.writing import STDOUT, write_text
+    from pdtrace.untrusted import show
 
     updated, what = update_baseline(baseline, runs)
     write_text(args.baseline, write_baseline(updated))

@@ -14,7 +14,7 @@ from pdtrace.exports.forecast import (
     warn_of_arrivals,
 )
 from pdtrace.exports.report import Report, Section
-from pdtrace.exports.wording import UNKNOWN, number, plural, seconds, whole
+from pdtrace.wording import UNKNOWN, number, plural, seconds, whole
 
 if TYPE_CHECKING:
     from pdtrace.delayer.engine_model import EngineModel

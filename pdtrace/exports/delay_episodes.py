@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from pdtrace.delayer.ledger import build_ledger
-from pdtrace.exports.untrusted import show
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from pdtrace.run import Run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from pdtrace.exports.section import Section
-from pdtrace.exports.wording import UNKNOWN, number, percent, plural, seconds, whole
+from pdtrace.wording import UNKNOWN, number, percent, plural, seconds, whole
 
 if TYPE_CHECKING:
     from pdtrace.delayer.balance import Entry

@@ -10,8 +10,8 @@ import polars as pl
 
 from pdtrace.delayer.ledger import Ledger, build_ledger, ledger_values
 from pdtrace.exports.section import Section
-from pdtrace.exports.wording import percent, plural, seconds, whole
 from pdtrace.joined.breakdown import Breakdown, break_down, count_causes
+from pdtrace.wording import percent, plural, seconds, whole
 
 if TYPE_CHECKING:
     from pdtrace.run import Run

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pdtrace.exports.report import Report, Section
-from pdtrace.exports.wording import plural, seconds, whole
+from pdtrace.wording import plural, seconds, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

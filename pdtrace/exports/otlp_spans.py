@@ -31,7 +31,7 @@ from pdtrace.exports.request_passes import (
     key_of,
     read_requests,
 )
-from pdtrace.exports.untrusted import show
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,8 +15,8 @@ from pdtrace.exports.delay_episodes import read_waits
 from pdtrace.exports.pass_times import PassTimes
 from pdtrace.exports.perfetto_wire import TraceWriter
 from pdtrace.exports.request_passes import RequestPasses, key_of, read_requests
-from pdtrace.exports.untrusted import show
 from pdtrace.schema import ROLES
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

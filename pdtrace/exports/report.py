@@ -20,7 +20,7 @@ from pdtrace.exports.explained import (
 from pdtrace.exports.section import Section
 from pdtrace.exports.strip import Strip, find_worst_stretch
 from pdtrace.exports.summary import WIDTH_PREFIX, release_of
-from pdtrace.exports.wording import (
+from pdtrace.wording import (
     UNKNOWN,
     number,
     percent,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
-from pdtrace.exports.untrusted import show
 from pdtrace.sources.joining import join_requests
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

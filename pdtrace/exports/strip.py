@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from pdtrace.exports.wording import plural, seconds
 from pdtrace.run import build_rank_passes
 from pdtrace.schema import ITERATIONS, RANK_PASSES
+from pdtrace.wording import plural, seconds
 
 if TYPE_CHECKING:
     from datetime import datetime

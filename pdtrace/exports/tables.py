@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import polars as pl
 
-from pdtrace.exports.untrusted import show
 from pdtrace.schema import (
     DECISIONS,
     DELAY_EPISODES,
@@ -26,6 +25,7 @@ from pdtrace.schema import (
     TABLES,
     Table,
 )
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

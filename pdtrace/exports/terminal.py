@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pdtrace.exports.strip import MARKS, strip_heading, strip_legend, strip_place
-from pdtrace.exports.untrusted import show
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from pdtrace.exports.report import Report

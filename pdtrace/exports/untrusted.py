@@ -1,10 +1,8 @@
-"""Text that came from an input, made safe to show; see :mod:`pdtrace.untrusted`."""
+"""Text that came from an input, made safe to show in Markdown; see :mod:`pdtrace.untrusted`."""
 
 from __future__ import annotations
 
 from pdtrace.untrusted import show
-
-__all__ = ["show", "show_in_markdown"]
 
 
 def show_in_markdown(text: str) -> str:

@@ -19,9 +19,9 @@ from pdtrace.delayer.ledger import build_ledger
 from pdtrace.exports.pass_times import PassTimes
 from pdtrace.exports.perfetto import write_perfetto
 from pdtrace.exports.perfetto_wire import encode_int, encode_varint
-from pdtrace.exports.untrusted import show
 from pdtrace.run import DelayerInfo, Incident, Run
 from pdtrace.schema import DECISIONS, REQUESTS
+from pdtrace.untrusted import show
 from tests.exports.decoded_trace import DecodedTrace, Slice, decode
 from tests.figures.made_run import make_run
 from tests.metrics import hand_counted as hand

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdtrace.exports.untrusted import show, show_in_markdown
-from pdtrace.exports.wording import percent, plural, seconds, significant
+from pdtrace.exports.untrusted import show_in_markdown
+from pdtrace.untrusted import show
+from pdtrace.wording import percent, plural, seconds, significant
 
 
 @pytest.mark.parametrize(
