@@ -1,7 +1,8 @@
-"""What every command that reads a recording shares: its arguments, and the progress bar."""
+"""What every command that reads a recording shares: its arguments, and how it shows progress."""
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -103,3 +104,50 @@ class Bar:
             self._task = self._progress.add_task("reading", total=num_bytes or None)
         if self._task is not None:
             self._progress.update(self._task, completed=done, total=num_bytes or None)
+
+
+class Waiting:
+    """What is being worked out, and for how long, on standard error: as ``Bar``, without an end."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._timer = threading.Timer(PATIENCE_S, self._start)
+        self._timer.daemon = True
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Waiting:
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._is_over = True
+            if self._progress is not None:
+                self._progress.stop()
+
+    def _start(self) -> None:
+        import sys  # noqa: PLC0415 (as in Bar)
+
+        with self._lock:
+            if self._is_over or not sys.stderr.isatty():
+                return
+            from rich.console import Console  # noqa: PLC0415 (only where someone watches)
+            from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn  # noqa: PLC0415
+
+            self._progress = Progress(
+                SpinnerColumn(),
+                self._what,
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._progress.start()
+            self._progress.add_task(self._what, total=None)

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.exports.comparison import build_comparison_report, write_comparison_json
     from pdtrace.exports.writing import STDOUT, find_width, write_text
     from pdtrace.loading import load
+    from pdtrace.reading import Waiting
 
     texts = [name for name in (args.json, args.html, args.markdown) if name is not None]
     if texts.count(STDOUT) > 1:
@@ -60,13 +61,15 @@ def run(args: argparse.Namespace) -> int:
     paths = [p for p in (args.baseline, args.candidate, args.second_baseline) if p is not None]
     if paths.count(STDOUT) > 1:
         raise UsageError("only one run can be read from standard input")
-    runs = [load(p, sources=args.sources, dp_size=args.dp_size, tz=args.tz) for p in paths]
-    result = compare_runs(
-        runs[0],
-        runs[1],
-        request_filter=args.request_filter,
-        second_baseline=runs[2] if len(runs) > 2 else None,
-    )
+    with Waiting("reading the runs"):
+        runs = [load(p, sources=args.sources, dp_size=args.dp_size, tz=args.tz) for p in paths]
+    with Waiting("comparing them"):
+        result = compare_runs(
+            runs[0],
+            runs[1],
+            request_filter=args.request_filter,
+            second_baseline=runs[2] if len(runs) > 2 else None,
+        )
     report = build_comparison_report(result, (runs[0], runs[1]))
     if args.json:
         write_text(args.json, write_comparison_json(result))

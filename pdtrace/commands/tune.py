@@ -30,15 +30,18 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.delayer.replay import choose_requests, fit_engine
     from pdtrace.delayer.tuning import tune
     from pdtrace.exports.advice import build_advice_report, write_advice
-    from pdtrace.reading import read_run
+    from pdtrace.reading import Waiting, read_run
     from pdtrace.sources.joining import join_requests
 
     refuse_two_outputs(args)
     recorded = read_run(args)
-    model = fit_engine(
-        recorded, join_requests(recorded.requests), engine_version=args.engine_version
-    )
-    advice = tune(model, choose_requests(model, args.request_filter))
+    with Waiting("fitting the engine"):
+        model = fit_engine(
+            recorded, join_requests(recorded.requests), engine_version=args.engine_version
+        )
+    chosen = choose_requests(model, args.request_filter)
+    with Waiting("replaying the load at other settings"):
+        advice = tune(model, chosen)
     if args.json:
         from pdtrace.exports.writing import write_text
 

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from pdtrace.errors import UsageError
     from pdtrace.exports.forecast import build_forecast_report, write_forecast
-    from pdtrace.reading import read_run
+    from pdtrace.reading import Waiting, read_run
     from pdtrace.sources.joining import join_requests
 
     refuse_two_outputs(args)
@@ -75,14 +75,16 @@ def run(args: argparse.Namespace) -> int:
     if watermark is not None and not 0 <= watermark <= 1:
         raise UsageError("--token-usage-low-watermark must lie between 0 and 1")
     recorded = read_run(args)
-    model = fit_engine(
-        recorded, join_requests(recorded.requests), engine_version=args.engine_version
-    )
+    with Waiting("fitting the engine"):
+        model = fit_engine(
+            recorded, join_requests(recorded.requests), engine_version=args.engine_version
+        )
     chosen = choose_requests(model, args.request_filter)
     measured = measure_recording(model, chosen, count_delay_passes(recorded))
-    predictions = predict(
-        model, [Setting(n, watermark) for n in args.max_delay_passes], chosen, measured
-    )
+    with Waiting("replaying the load at these settings"):
+        predictions = predict(
+            model, [Setting(n, watermark) for n in args.max_delay_passes], chosen, measured
+        )
     if args.json:
         from pdtrace.exports.writing import write_text
 
