@@ -27,7 +27,8 @@ MIXED_ONLY = (
 )
 SAVED_FROM = (
     "saved is an estimate: had each request run in the first forward after it stood ready, all "
-    "priced by this run's typical durations for their tokens"
+    "priced by this run's typical durations for their tokens; too high where requests keep coming, "
+    "as pdtrace whatif would show"
 )
 
 
