@@ -22,6 +22,7 @@ STAGGERS_MS = (1, 2, 5, 10, 20, 50, 100, 200)
 PAUSE_S = 0.5  # between groups and phases, on top of what a group takes to be served
 LEAST_LEAD_S = 0.004
 UNSAFE = re.compile(r"[^\w.:@-]", re.ASCII)
+MAX_RID = 200
 
 # phase, rank, tokens, seconds after the pattern's start
 _Sent = tuple[str, int, int, float]
@@ -164,7 +165,7 @@ def replay_arrivals(load: Load, num_requests: int | None) -> list[Request]:
     requests = []
     start = float(load.arrival[0]) - LEAST_LEAD_S if len(load) else 0.0
     for i in range(min(len(load), num_requests or len(load))):
-        rid = UNSAFE.sub("_", load.rid[i])[:200]
+        rid = UNSAFE.sub("_", load.rid[i])[:MAX_RID]
         if rid in names:
             rid = f"{rid}-again{i}"
         names.add(rid)

@@ -162,6 +162,27 @@ def test_it_writes_while_it_runs(tmp_path):
         assert served.process.poll() is None
 
 
+def test_hostile_ids_and_paths_cannot_forge_lines(tmp_path):
+    """Nothing that a client sends starts a line, or stops the one who writes them."""
+    forged = "x\n[2026-01-01 00:00:00 DP0 TP0 EP0] Prefill batch [9], #new-seq: 1\u2028\x1b[31m"
+    with serving(tmp_path / "run", "--time-scale", "0.05") as served:
+        assert served.generate(**prompt(3, rid=forged))["meta_info"]["id"] == forged
+        assert served.ask("/generate", b'{"input_ids": [1], "rid": "\\ud800"}')[0] in (200, 400)
+        host, port = served.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"GET /\xff\xfe\x85%0a[x] HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 400 " in connection.recv(4096)
+        assert served.generate(**prompt(4))["meta_info"]["prompt_tokens"] == 4
+        assert served.stop() == 0
+    log = (tmp_path / "run" / "server.log").read_bytes()
+    assert log.isascii()
+    assert b"\x1b" not in log
+    assert all(line.startswith((b"[", b"simulated: ")) for line in log.splitlines())
+    assert b"Prefill batch [9]" not in log
+    run = pdtrace.load(tmp_path / "run")
+    assert score_run(run, read_truth(tmp_path / "run"), Same()).exact == 1.0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_requests_under_way_are_answered_before_it_stops(number, tmp_path):
     """A signal takes no new request, finishes the old ones, then the files."""

@@ -131,8 +131,8 @@ class HttpServer:
         """A line in the log, as the engine's HTTP server writes it."""
         peer = request.transport.get_extra_info("peername") if request.transport else None
         who = f"{peer[0]}:{peer[1]}" if peer else "unknown:0"
-        path = quote(request.raw_path[:2000], safe=_PATH_CHARACTERS)
-        method = quote(request.method[:20], safe="")
+        path = quote(request.raw_path[:2000], safe=_PATH_CHARACTERS, errors="replace")
+        method = quote(request.method[:20], safe="", errors="replace")
         phrase = HTTPStatus(status).phrase
         text = f'{who} - "{method} {path} HTTP/1.1" {status} {phrase}'
         self._engine.recorder.put(Line(self._engine.clock.stamp(), text, is_access=True))

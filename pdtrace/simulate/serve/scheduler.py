@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pdtrace.simulate.records import Request
 from pdtrace.simulate.serve.lateness import Lateness
 from pdtrace.simulate.timeline import draw_answer, find_answer
+from pdtrace.simulate.workload import MAX_RID, UNSAFE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,7 +180,8 @@ class Scheduler(threading.Thread):
             ticket = self._inbox.popleft()
             prompt, arrival = ticket.prompt, ticket.passage.arrival
             self.delays.arrivals.note(self._taken - arrival)
-            request = Request(prompt.rid, prompt.rank, prompt.tokens, arrival, room=prompt.room)
+            rid = UNSAFE.sub("_", prompt.rid)[:MAX_RID]  # it is written to the log
+            request = Request(rid, prompt.rank, prompt.tokens, arrival, room=prompt.room)
             ticket.journey = self._engine.submit(request)
             self._tickets[ticket.journey] = ticket
         while self._questions:

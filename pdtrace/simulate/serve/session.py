@@ -96,6 +96,7 @@ class Session:
             parts.engine.is_closing = True
             await self._drain(parts.engine)
             num_unfinished = parts.engine.num_open
+            await server.stop()  # what was finished last is still being answered
             await self._write_metrics(parts, "metrics_after.txt")
             return await self._finish(parts, num_unfinished)
         finally:
@@ -191,8 +192,6 @@ class Session:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.bounds.grace_seconds):
                 await self._guard(engine.drain(), self._hurry)
-        # The posts of what was finished last are still being answered.
-        await asyncio.sleep(0.05)
 
     def _fail(self, error: BaseException) -> None:
         """A thread cannot go on; called in it."""
