@@ -17,12 +17,17 @@ class Cells {
       arrays[name] = { ...levels[name] };
       await load(levels[name], arrays[name]);
     }
-    const groups = [];
-    for (const g of levels.groups || []) {
-      const group = { first: g.first, num: g.num };
-      await load(g, group);
-      groups.push(group);
-    }
+    const loadGroups = async (packed) => {
+      const groups = [];
+      for (const g of packed || []) {
+        const group = { first: g.first, num: g.num };
+        await load(g, group);
+        groups.push(group);
+      }
+      return groups;
+    };
+    const groups = await loadGroups(levels.groups);
+    if (levels.held) arrays.held = { ...levels.held, a: await unpack(levels.held.a), groups: await loadGroups(levels.held.groups) };
     return new Cells(levels, { ...arrays, groups });
   }
 
@@ -80,6 +85,21 @@ class Cells {
   state(i, r) {
     const group = this.groups[r >> 3];
     return this.states[group.table[group.index[i] * group.num + r - group.first]];
+  }
+
+  // Seconds before iteration i in which nothing ran and prefill was withheld, by the requests'
+  // stages or, where only counts of delay passes are known, all the time since the pass before.
+  heldBefore(i) {
+    const told = this.held ? this.held.a[i] * this.held.coarse * this.unit : 0;
+    if (told) return told;
+    return this.delays[i] && i > 0 && this.size === 1 ? Math.max(this.start[i] - this.end[i - 1], 0) : 0;
+  }
+
+  // Whether a request of the rank was withheld then; without stages nobody knows whose.
+  heldOn(i, r) {
+    if (!this.held || !this.held.a[i]) return true;
+    const group = this.held.groups[r >> 3];
+    return group.table[group.index[i] * group.num + r - group.first] > 0;
   }
 
   // First unit that ends after a time, and first that begins at or after it.

@@ -6,6 +6,8 @@ const GLYPH = {
   0: [[0, 1]], 1: [[0, 0.5]], 2: [[0.68, 1]], 3: [0, 1, 2, 3].map((k) => [k / 3.5, (k + 0.5) / 3.5]), 4: [[0, 0.1], [0.9, 1]],
 };
 const MOST_REQUESTS_SHOWN = 4;
+const LEAST_LABEL = 12; // pixels of a cell that bears a letter
+const wordWidth = (word) => 8 + 6.5 * word.length;
 
 class Timeline {
   constructor(tile, cells, requests) {
@@ -98,16 +100,16 @@ class Timeline {
     ].filter(Boolean);
   }
 
-  gapWords(i) {
-    const c = this.cells;
-    const line = c.lineWords(i, 0);
-    return ["delayed · all ranks", `${count(c.delays[i])} delay passes in ${seconds(c.start[i] - c.end[i - 1])} before iteration ${count(c.numberOf(i))}`,
-      line === "no line" ? "" : `next: ${line}`].filter(Boolean);
+  gapWords(i, r) {
+    const c = this.cells, line = c.lineWords(i, r), next = `before iteration ${count(c.numberOf(i))}`;
+    if (!c.heldOn(i, r)) return [`no pass · rank ${r}`, `nothing of this rank was withheld ${next}`];
+    return [`delayed · rank ${r}`, `prefill withheld for ${seconds(c.heldBefore(i))} ${next}`,
+      c.delays[i] ? `${count(c.delays[i])} delay passes` : "", line === "no line" ? "" : `next: ${line}`].filter(Boolean);
   }
 
   wordsAt(index, r) {
     const column = this.columns[index];
-    if (column.gap) return this.gapWords(column.units[0]);
+    if (column.gap) return this.gapWords(column.units[0], r);
     return this.exact ? this.cellWords(column.units[0], r) : this.columnWords(column, r);
   }
 
@@ -122,8 +124,8 @@ class Timeline {
   buildCells(a, b) {
     const columns = [], c = this.cells;
     for (let i = a; i < b; i++) {
-      const x0 = this.from(i), x1 = this.to(i), before = i > 0 ? this.to(i - 1) : x0;
-      if (c.delays[i] && x0 > before) columns.push({ x0: before, x1: x0, gap: true, units: [i, i + 1] });
+      const x0 = this.from(i), x1 = this.to(i), held = this.mode === "time" ? c.heldBefore(i) : 0;
+      if (held && x0 > this.window[0]) columns.push({ x0: x0 - held, x1: x0, gap: true, units: [i, i + 1] });
       if (x1 > x0) columns.push({ x0, x1, units: [i, i + 1] });
     }
     this.status = `${count(b - a)} iterations, each its own cell`;
@@ -142,16 +144,16 @@ class Timeline {
       while (j < b && this.from(j) < x1) j++;
       if (j === i) {
         // Between two passes: time that the delayer withheld, if it did.
-        if (!(time && c.size === 1 && i < c.blocks && i > 0 && c.delays[i])) continue;
+        if (!(time && c.size === 1 && i < c.blocks && c.heldBefore(i) && this.from(i) - c.heldBefore(i) < x1)) continue;
       }
       const shares = new Float64Array(c.ranks * 5);
       const inside = (f, t) => Math.max(Math.min(t, x1) - Math.max(f, x0), 0);
       const dense = (q) => c.size > 1 && time ? Math.min(c.busyOf(q) / Math.max(c.end[q] - c.start[q], 1e-9), 1) : 1;
       c.addRoles(i, j, (q) => inside(this.from(q), this.to(q)) / w * dense(q), time, shares);
       if (time && c.size === 1) {
-        for (let q = Math.max(i, 1); q <= Math.min(j, c.blocks - 1); q++) {
-          const held = c.delays[q] ? inside(c.end[q - 1], c.start[q]) / w : 0;
-          if (held) for (let r = 0; r < c.ranks; r++) shares[r * 5 + DELAYED] += held;
+        for (let q = i; q <= Math.min(j, c.blocks - 1); q++) {
+          const held = c.heldBefore(q), part = held ? inside(c.start[q] - held, c.start[q]) / w : 0;
+          for (let r = 0; part && r < c.ranks; r++) if (c.heldOn(q, r)) shares[r * 5 + DELAYED] += part;
         }
       }
       columns.push({ x0, x1, shares, units: [i, Math.max(j, i + 1)] });
@@ -177,12 +179,14 @@ class Timeline {
       // A hair between cells, once they are wide enough to spare it.
       const wide = this.exact ? Math.max(whole - (whole > 5 ? ratio : 0), 0.4) : whole + 0.5;
       for (let r = 0; r < c.ranks; r++) {
+        if (column.gap && !c.heldOn(column.units[0], r)) continue;
         const top = r * row + pad;
         if (!column.gap) { pen.fillStyle = ground; pen.fillRect(x0, top, wide, tall); }
         if (!column.shares) {
           const role = column.gap ? DELAYED : c.state(column.units[0], r).role;
           pen.fillStyle = flat[role];
           for (const [a, b] of GLYPH[role]) pen.fillRect(x0, top + a * tall, wide, (b - a) * tall);
+          if (role === DELAYED) clearForLabel(pen, Math.max(x0, 0), Math.min(x0 + wide, canvas.width), top, tall, ratio);
           continue;
         }
         let at = top + tall;
@@ -209,13 +213,15 @@ class Timeline {
     const c = this.cells, [lo, hi] = this.window, scale = this.width() / (hi - lo);
     for (const column of this.columns) {
       const x0 = Math.max(column.x0, lo), x1 = Math.min(column.x1, hi), room = (x1 - x0) * scale;
-      if (room < 12) continue;
+      if (room < LEAST_LABEL) continue;
       for (let r = 0; r < c.ranks; r++) {
-        const i = column.units[0], role = column.gap ? DELAYED : c.state(i, r).role;
+        const i = column.units[0];
+        if (column.gap && !c.heldOn(i, r)) continue;
+        const role = column.gap ? DELAYED : c.state(i, r).role;
         const works = role === PREFILL || role === DECODE;
         let word = works ? c.tokens.size === 1 ? short(c.tokensIn(r, i, i + 1).sum) : "" : ROLES[role];
         // Idle is by far the commonest, and its low bar is mark enough.
-        if (room < 8 + 6.5 * word.length) word = works || role === IDLE ? "" : word[0];
+        if (room < wordWidth(word)) word = works || role === IDLE ? "" : word[0];
         if (!word) continue;
         out.x.push((x0 + x1) / 2);
         out.y.push(r + (role === IDLE ? 0.4 : 0.5));
@@ -337,6 +343,15 @@ class Timeline {
     this.tell(this.wordsAt(k, rank));
     this.mark();
   }
+}
+
+// A place without stripes where the cell's label will stand.
+function clearForLabel(pen, x0, x1, top, tall, ratio) {
+  const room = (x1 - x0) / ratio, letters = room < wordWidth(ROLES[DELAYED]) ? 1 : ROLES[DELAYED].length;
+  if (room < LEAST_LABEL) return;
+  const wide = (6.5 * letters + 4) * ratio, high = Math.min(14 * ratio, tall);
+  pen.fillStyle = colour("paper");
+  pen.fillRect((x0 + x1 - wide) / 2, top + (tall - high) / 2, wide, high);
 }
 
 // Shares stand too narrow for glyphs: delayed and unknown are told by stripes and dots instead.

@@ -69,13 +69,13 @@ def draw_agreement(run: Run | Survey) -> Figure:
     counts = verdict.value_counts(sort=True).iter_rows()
     said = ", ".join(f"{MARKS[v].lower()} {n}" for v, n in counts)
     alt = f"Of {rows.height} comparisons between sources: {said}."
-    # A row whose text wraps at the width of a page on paper.
+    # A row whose text wraps.
     is_long = (
-        (pl.col("reason").fill_null("").str.len_chars() > 40)
-        | (pl.col("source_b").str.len_chars() > 20)
-        | (pl.col("what").str.len_chars() > 20)
+        (pl.col("reason").fill_null("").str.len_chars() > 50)
+        | (pl.col("source_b").str.len_chars() > 24)
+        | (pl.col("what").str.len_chars() > 24)
         | (pl.col("verdict").cast(pl.String) == "not_comparable")
     )
     long = rows.filter(is_long).height
-    height = min(900, 50 + 24 * rows.height + 24 * long)
+    height = min(900, 44 + 24 * rows.height + 20 * long)
     return Figure(TITLE, {"data": [spec], "layout": layout}, table, alt, alt, height=height)

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 # Shares of the characters that a page may give to packed arrays.
 _CORE_SHARE = 0.64
 # What the times and states leave is divided so.
-_SHARES = {"requests": 0.35, "tokens": 0.23, "line": 0.25, "queues": 0.12, "seqs": 0.05}
+_SHARES = {
+    "requests": 0.33, "tokens": 0.2, "line": 0.22, "queues": 0.1, "held": 0.1, "seqs": 0.05,
+}  # fmt: skip
 _UNITS = (1e-5, 1e-4, 1e-3)  # seconds that a tick of the page's clock may be
 _STAMPED = 1e-3  # most logs print whole milliseconds
 _USAGE = 10_000  # token usage in hundredths of a percent
@@ -68,6 +70,8 @@ def pack_cells(survey: Survey, max_chars: int) -> dict[str, Any]:
     if queues:
         levels["queues"] = queues
     if levels["size"] == 1:
+        if survey.held.any():
+            levels["held"] = _pack_held(survey, levels["unit"], limit["held"])
         seqs = pack_array(survey.seqs.T)
         if len(seqs["b"]) <= limit["seqs"]:
             levels["seqs"] = seqs
@@ -215,6 +219,18 @@ def _pack_states(survey: Survey) -> dict[str, Any]:
     return packed
 
 
+def _pack_held(survey: Survey, unit: float, limit: int) -> dict[str, Any]:
+    """Ticks before each iteration in which prefill was withheld, and on which ranks."""
+    ranks = pack_rows(survey.held_ranks.astype(np.uint8))
+    for coarse in (1, 10, 100, 1000):
+        ticks = np.rint(survey.held / unit / coarse)
+        ticks = np.where((ticks == 0) & (survey.held > 0), 1, ticks)
+        packed = {"a": pack_array(ticks), "coarse": coarse, "groups": ranks}
+        if count_chars(packed) <= limit:
+            break
+    return packed
+
+
 def _pack_blocks(survey: Survey, size: int) -> dict[str, Any]:
     """Blocks of iterations: of each rank the share of its passes and of its time, by role."""
     first = _firsts(survey, size)
@@ -294,5 +310,5 @@ def _pack_queues(survey: Survey, limit: int) -> dict[str, Any]:
 def list_roles(survey: Survey) -> list[str]:
     """The roles that occur, in the order of the legend."""
     seen = np.bincount(survey.role.ravel(), minlength=len(ROLE_NAMES)) > 0
-    seen[DELAYED] |= bool(survey.delay_passes.any())
+    seen[DELAYED] |= bool(survey.delay_passes.any() or survey.held.any())
     return [name for name, there in zip(ROLE_NAMES, seen, strict=True) if there]

@@ -48,6 +48,9 @@ class Survey:
         confidence: Of the grouping, 0–1.
         width: Ranks that prefilled.
         delay_passes: Passes on which the delayer withheld prefill since the iteration before.
+        held: Seconds just before the iteration in which the delayer withheld prefill while nothing
+            ran, as the stages of requests tell it; 0 where nothing does.
+        held_ranks: Iteration × rank; whether a request of the rank was withheld then.
         role, tokens, seqs, line, source: Iteration × rank matrices; line 0 means no line, and
             ``seqs`` are the requests in the batch.
         cause: Iteration × rank; why the rank idled as ``name_cause`` spells it, 0 where it did not.
@@ -65,6 +68,8 @@ class Survey:
     confidence: NDArray[np.float32]
     width: NDArray[np.int64]
     delay_passes: NDArray[np.int64]
+    held: NDArray[np.float64]
+    held_ranks: NDArray[np.bool_]
     role: NDArray[np.uint8]
     tokens: NDArray[np.int64]
     seqs: NDArray[np.int64]
@@ -107,11 +112,11 @@ def survey_run(run: Run | Survey) -> Survey:
             keep(name, iterations[name].to_numpy())
         keep("forward_iter", iterations["forward_iter"].fill_null(-1).to_numpy())
         ends = iterations["end"].dt.epoch("ns")
-        took = iterations["duration"].dt.total_nanoseconds()
-        starts = iterations["start"].dt.epoch("ns").fill_null(ends - took.fill_null(0))
+        took_ns = iterations["duration"].dt.total_nanoseconds()
+        starts = iterations["start"].dt.epoch("ns").fill_null(ends - took_ns.fill_null(0))
         keep("start", starts.to_numpy())
         keep("end", ends.to_numpy())
-        keep("duration", took.cast(pl.Float64).fill_null(float("nan")).to_numpy())
+        keep("duration", took_ns.cast(pl.Float64).fill_null(float("nan")).to_numpy())
         matrices = _lay_out(part.rank_passes, iterations, dp_size)
         if not is_told:
             told, before = read_idle_of_log(part, before, run)
@@ -145,6 +150,7 @@ def survey_run(run: Run | Survey) -> Survey:
     total = np.cumsum(took)
     end = total + np.maximum.accumulate(start - (total - took)) if len(took) else start
     start = end - took
+    waited, held_ranks = _find_held(run, origin_ns, start, end, dp_size)
     lines = [q for q in queues if len(q)]
     events = pl.concat(lines) if lines else pl.DataFrame(schema={"ts": pl.Datetime("ns", "UTC")})
     return Survey(
@@ -158,6 +164,8 @@ def survey_run(run: Run | Survey) -> Survey:
         confidence=join("confidence", np.float32)[order],
         width=join("fusion_width", np.int64)[order],
         delay_passes=_count_delay_passes(run, start_ns),
+        held=waited,
+        held_ranks=held_ranks,
         role=join("role", np.uint8)[order],
         tokens=join("tokens", np.int64)[order],
         seqs=join("seqs", np.int64)[order],
@@ -204,6 +212,35 @@ def _lay_out(
     observed[rows, ranks] = passes["is_observed"].to_numpy()[fits]
     out["observed"] = observed
     return out
+
+
+def _find_held(
+    run: Run,
+    origin_ns: int,
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    dp_size: int,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Seconds before each iteration in which requests were withheld, and on which ranks."""
+    held, ranks = np.zeros(len(start)), np.zeros((len(start), dp_size), np.bool_)
+    waits = run.stages.filter(
+        pl.col("held_by").cast(pl.String) == "delayer",
+        pl.col("stage").cast(pl.String) == "waiting",
+        pl.col("dp_rank") < dp_size,
+    )
+    if waits.is_empty() or not len(start):
+        return held, ranks
+    begin = (waits["start"].dt.epoch("ns").to_numpy() - origin_ns) / 1e9
+    until = begin + waits["duration"].dt.total_nanoseconds().to_numpy() / 1e9
+    # A wait ends with the selection, so the pass behind its middle is the one that took it in.
+    row = np.searchsorted(start, (begin + until) / 2)
+    inside = row < len(start)
+    row, rank = row[inside], waits["dp_rank"].to_numpy()[inside]
+    before = np.where(row > 0, end[row - 1], -np.inf)
+    seconds = np.minimum(until[inside], start[row]) - np.maximum(begin[inside], before)
+    np.maximum.at(held, row, seconds)
+    ranks[row[seconds > 0], rank[seconds > 0]] = True
+    return held, ranks
 
 
 def _code_causes(cause: pl.Series, detail: pl.Series) -> NDArray[np.uint8]:

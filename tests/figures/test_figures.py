@@ -116,3 +116,22 @@ def test_delayed_is_a_role_of_its_own():
     survey = survey_run(dataclasses.replace(run, parts=[hold(p) for p in run]))
     assert (survey.role == DELAYED).any()
     assert not (survey.role == IDLE).any()
+
+
+@pytest.mark.parametrize("name", ["cpu-dp4-on", "h100x2-on"])
+def test_withheld_time_before_passes_is_that_of_the_requests(name):
+    """The stripes of the timeline are the time in which the delayer held a request, never more."""
+    import polars as pl
+
+    import pdtrace
+
+    run = pdtrace.load(Path(__file__).parents[2] / "sample_logs" / name)
+    survey = survey_run(run)
+    waits = run.stages.filter(pl.col("held_by") == "delayer", pl.col("stage") == "waiting")
+    begin, took = waits["start"].dt.epoch("us").to_numpy(), waits["duration"]
+    held = np.zeros(int(begin.max() - begin.min()) // 1000 + 2_000, np.bool_)
+    for at, length in zip(begin - begin.min(), took.dt.total_microseconds(), strict=True):
+        held[at // 1000 : (at + length) // 1000] = True
+    # A pass is drawn for its share of the time line, which may reach into the wait after it.
+    assert 0.9 * held.sum() / 1000 < survey.held.sum() < 1.001 * held.sum() / 1000
+    assert set(np.flatnonzero(survey.held_ranks.any(axis=0))) == set(waits["dp_rank"])

@@ -110,8 +110,9 @@ def test_roles_differ_in_shape_in_both_schemes(open_page):
     held = driver.execute_script(
         "const t = timelines[0], k = t.columns.findIndex((c) => c.gap); return t.wordsAt(k, 0)"
     )
-    assert held[0] == "delayed · all ranks"
-    assert held[1].startswith("12 delay passes in")
+    assert held[0] == "delayed · rank 0"
+    assert held[1].startswith("prefill withheld for ")
+    assert held[2] == "12 delay passes"
 
 
 def test_dark_mode_is_readable(open_page):
