@@ -130,10 +130,12 @@ def list_scenes(names: Sequence[str]) -> Iterator[Scene]:
         )
 
 
-def simulate(scene: Scene, seed: int, *, slower: float = 0.0, lost: float = 0.0) -> Sample:
-    """One repeat, as the gate sees it."""
+def simulate(
+    scene: Scene, seed: int, *, slower: float = 0.0, lost: float = 0.0, spread: float = SPEED_SPREAD
+) -> Sample:
+    """One repeat, as the gate sees it; ``spread``: of the host's speed between repeats."""
     rng = np.random.default_rng([seed, round(slower * 1000), round(lost * 1000)])
-    speed = float(np.exp(rng.normal(0, SPEED_SPREAD))) * (1 + slower)
+    speed = float(np.exp(rng.normal(0, spread))) * (1 + slower)
     turn = float(np.exp(rng.normal(0, TURN_SPREAD)))
     t = scene.timing
     timing = replace(
@@ -233,22 +235,27 @@ def print_share(what: str, hits: int, num: int) -> None:
     print(f"  {what:56} {hits:5d} of {num:5d} = {hits / num:6.1%} (95 %: {low:.1%} to {high:.1%})")
 
 
-def check_scene(scene: Scene, *, num_trials: int, num_runs: int) -> dict[str, tuple[int, int]]:
+def check_scene(
+    scene: Scene, *, num_trials: int, num_runs: int, spread: float = SPEED_SPREAD
+) -> dict[str, tuple[int, int]]:
     """All checks of one load.
 
     Args:
         scene: The load.
         num_trials: Checks of each kind.
         num_runs: Repeats to simulate of each engine; each check draws among them.
+        spread: Of the host's speed between repeats.
 
     Returns:
         What was tried → hits, and trials.
     """
     rng = np.random.default_rng(11)
     banks = {
-        "alike": [simulate(scene, k) for k in range(num_runs)],
-        "lost": [simulate(scene, 10_000 + k, lost=LOST) for k in range(num_runs)],
-        "slower": [simulate(scene, 20_000 + k, slower=SLOWER) for k in range(num_runs)],
+        "alike": [simulate(scene, k, spread=spread) for k in range(num_runs)],
+        "lost": [simulate(scene, 10_000 + k, lost=LOST, spread=spread) for k in range(num_runs)],
+        "slower": [
+            simulate(scene, 20_000 + k, slower=SLOWER, spread=spread) for k in range(num_runs)
+        ],
     }
 
     def draw(bank: str, n: int) -> list[Sample]:
@@ -314,10 +321,13 @@ def main() -> None:
     parser.add_argument(
         "--loads", nargs="+", default=["h100x2-on", "cpu-dp4-on", "simulated"], help="which loads"
     )
+    parser.add_argument(
+        "--spread", type=float, default=SPEED_SPREAD, help="of the host's speed between repeats"
+    )
     args = parser.parse_args()
     for scene in list_scenes(args.loads):
         start = time.perf_counter()
-        found = check_scene(scene, num_trials=args.trials, num_runs=args.runs)
+        found = check_scene(scene, num_trials=args.trials, num_runs=args.runs, spread=args.spread)
         took = time.perf_counter() - start
         print(f"{scene.name}: {len(scene.requests):,} requests, {took:.0f} s")
         for what, (hits, num) in found.items():

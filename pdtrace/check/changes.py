@@ -196,17 +196,17 @@ def _draw(sizes: tuple[int, ...], seed: int) -> F64:
         if n < 2:
             parts.append(np.ones((NUM_DRAWS, n)))
             continue
-        # n − 1 of n, each weighing n ÷ (n − 1): unbiased however few blocks a phase has
+        # n − 1 of n, each weighing n ÷ (n − 1): unbiased however few blocks a stretch has
         drawn = rng.multinomial(n - 1, np.full(n, 1 / n), NUM_DRAWS)
         parts.append(np.asarray(drawn * (n / (n - 1)), np.float64))
     return np.concatenate(parts, axis=1)
 
 
 def draw_weights(strata: I64, mask: Mask, seed: int = 0) -> F64:
-    """How often each block counts in each draw; blocks are drawn within their phase.
+    """How often each block counts in each draw; blocks are drawn within their stretch.
 
     Args:
-        strata: Phase of each block.
+        strata: Stretch of each block.
         mask: Blocks that take part.
         seed: Draws of different seeds are independent.
     """

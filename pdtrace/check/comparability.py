@@ -114,12 +114,8 @@ def _common(pool: Pool, record: Record) -> tuple[float, float]:
 def _rate_difference(pool: Pool, record: Record) -> str | None:
     """Requests that come faster or slower than later answers explain are another workload."""
     mine = record.sample
-    # A client's clock and the engine's tell different things: a request that the engine takes in
-    # late was not sent late.
-    if any(
-        ("request_latency" in s.sketches) != ("request_latency" in mine.sketches)
-        for s in pool.samples
-    ):
+    # A scheduler that takes a request in late does not say that it was sent late.
+    if not all({"request_latency", "ttft"} & s.sketches.keys() for s in (mine, *pool.samples)):
         return None
     spans = np.array([s.span_s for s in pool.samples])
     both = np.isfinite(mine.span_s) & np.isfinite(spans).all(0) & (pool.num > 0) & mine.is_usable

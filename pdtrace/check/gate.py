@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pdtrace.run import Run
 
 ORDER = ("rule", "A", "B")
-BLIND = 0.3  # a check that sees no change below this cannot be said to have passed
+BLIND = 0.2  # a check that sees no change below this cannot be said to have passed
 MIN_LOST = 5  # requests without an answer that are more than chance, beyond the baseline's share
 LOST_SHARE = 0.01
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     I64 = NDArray[np.int64]
     Mask = NDArray[np.bool_]
 
+STRETCH = 4  # blocks
 MOST_VALUES = 50  # of one block's times; more are put together
 DIGITS = 6  # significant, that are kept of what is not whole
 TIME_DIGITS = 4  # of single times
@@ -70,8 +71,16 @@ class Workload:
 
     @cached_property
     def strata(self) -> I64:
-        """Number of the cell of each block."""
-        return np.repeat(np.arange(len(self.cells)), [len(c) for c in self.cells.values()])
+        """Number of the stretch of each block: a few neighbours of one phase.
+
+        A change may be large in one part of a phase and small in another. That is no noise, so
+        noise is what neighbours differ by.
+        """
+        sizes: list[int] = []
+        for cell in self.cells.values():
+            num = max(len(cell) // STRETCH, 1)
+            sizes += [len(part) for part in np.array_split(np.arange(len(cell)), num)]
+        return np.repeat(np.arange(len(sizes)), sizes)
 
     @cached_property
     def requests(self) -> F64:
