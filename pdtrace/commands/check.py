@@ -164,5 +164,5 @@ def _update_baseline(
 
     updated, what = update_baseline(baseline, runs)
     write_text(args.baseline, write_baseline(updated))
-    write_text(STDOUT, f"{show(args.baseline)}: {what}\n")
+    write_text(STDOUT, f"{show(args.baseline)}: {show(what)}\n")
     return 0
