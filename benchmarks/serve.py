@@ -4,6 +4,9 @@ serve.py [--repeats N] [--phases REGEX]  - fits the engine to h100x2-off, serves
 off and on, replays the arrivals of h100x2-off and h100x2-on over HTTP (both at once, about 100 s a
 repeat), and prints the mean latency of every phase: captured, served (the median of the repeats),
 how far off. Requests that met a stall of the captured engine are left out on both sides.
+
+serve.py --in-simulated-time [--repeats N]  - the same engine without HTTP and without waiting: what
+the model itself is off, whatever else this machine does.
 """
 
 from __future__ import annotations
@@ -23,8 +26,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
+import polars as pl  # noqa: E402
+
 import pdtrace  # noqa: E402
 from pdtrace.delayer.replay import fit_engine  # noqa: E402
+from pdtrace.simulate.engine import Engine  # noqa: E402
+from pdtrace.simulate.records import EngineSettings, Request  # noqa: E402
+from pdtrace.simulate.serve.frontend import SENDING_S, Frontend, fit_front  # noqa: E402
+from pdtrace.simulate.timeline import find_answer  # noqa: E402
+from pdtrace.simulate.timing import fit_timing  # noqa: E402
 from pdtrace.sources.joining import join_requests  # noqa: E402
 
 LIKE = ROOT / "sample_logs" / "h100x2-off"
@@ -117,16 +128,50 @@ def measure_once(inputs: dict[str, Path], folder: Path, seed: int) -> dict[str, 
     return {name: read_latencies(folder / f"client-{name}" / "client.jsonl") for name in inputs}
 
 
+def compute_latencies(phases: str, repeats: int) -> list[dict[str, dict[str, float]]]:
+    """The same of the model alone: latencies of every repeat, by capture and request."""
+    recorded = pdtrace.load(LIKE)
+    requests = join_requests(recorded.requests)
+    model, front = fit_engine(recorded, requests), fit_front(requests)
+    timing = fit_timing(model, model.num_ranks)
+    out: list[dict[str, dict[str, float]]] = [{} for _ in range(repeats)]
+    for name, capture in CAPTURES.items():
+        rows = join_requests(pdtrace.load(capture).requests).drop_nulls(["sent", "dp_rank"])
+        rows = rows.sort("sent").with_columns(
+            (pl.col("sent") - pl.col("sent").min()).dt.total_nanoseconds() / 1e9
+        )
+        frontend, sent, arriving = Frontend(front), {}, []
+        for rid, at, rank, tokens in rows.select(
+            "rid", "sent", "dp_rank", "num_prompt_tokens"
+        ).iter_rows():
+            passage = frontend.admit(at + SENDING_S, [tokens])[0]
+            sent[rid] = at
+            arriving.append(Request(rid, rank, tokens, passage.arrival))
+        settings = EngineSettings(
+            model.num_ranks, int(model.chunk), model.pool, model.rules,
+            max_delay_passes=None if name == "off" else 30,
+        )  # fmt: skip
+        for seed, latencies in enumerate(out):
+            outcome = Engine(arriving, settings, timing, np.random.default_rng(seed)).run()
+            latencies[name] = {
+                j.request.rid: find_answer(j, timing, front.answering) - sent[j.request.rid]
+                for j in outcome.journeys
+                if re.search(phases, find_phase(j.request.rid))
+            }
+    return out
+
+
 def main() -> None:
     """Replay, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--phases", default="", help="regular expression; all by default")
+    parser.add_argument("--in-simulated-time", action="store_true")
     args = parser.parse_args()
-    captured = {name: read_captured(path) for name, path in CAPTURES.items()}
-    means: dict[tuple[str, str], list[float]] = defaultdict(list)
-    numbers: dict[tuple[str, str], int] = {}
-    recorded: dict[tuple[str, str], float] = {}
+    if args.in_simulated_time:
+        print_table(compute_latencies(args.phases, args.repeats))
+        return
+    served = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inputs = {key: folder / key / "client.jsonl" for key in CAPTURES}
@@ -135,29 +180,31 @@ def main() -> None:
             select(CAPTURES[key], args.phases, path)
         for k in range(args.repeats):
             begun = time.monotonic()
-            served = measure_once(inputs, folder / f"repeat{k}", k)
+            served.append(measure_once(inputs, folder / f"repeat{k}", k))
             print(f"repeat {k + 1}: {time.monotonic() - begun:.0f} s")
-            for key, latencies in served.items():
-                groups: dict[str, list[str]] = defaultdict(list)
-                for rid in latencies:
-                    if rid in captured[key]:
-                        groups[find_phase(rid)].append(rid)
-                for phase, rids in groups.items():
-                    means[key, phase].append(statistics.fmean(latencies[r] for r in rids))
-                    numbers[key, phase] = len(rids)
-                    recorded[key, phase] = statistics.fmean(captured[key][r] for r in rids)
-    print(
-        f"{'delayer':8}{'phase':12}{'requests':>9}{'captured':>10}{'served':>9}{'off by':>9}  range"
-    )
+    print_table(served)
+
+
+def print_table(repeats: list[dict[str, dict[str, float]]]) -> None:
+    """Mean latency of every phase: captured, and the median of the repeats."""
+    columns = f"{'requests':>9}{'captured':>10}{'served':>9}{'off by':>9}  range"
+    print(f"{'delayer':8}{'phase':12}{columns}")
     errors = []
-    for (key, phase), values in means.items():
-        middle = statistics.median(values)
-        error = middle / recorded[key, phase] - 1
-        errors.append(abs(error))
-        print(
-            f"{key:8}{phase:12}{numbers[key, phase]:9}{recorded[key, phase]:9.3f}s{middle:8.3f}s"
-            f"{error:+9.1%}  {min(values):.3f} to {max(values):.3f}"
-        )
+    for key, path in CAPTURES.items():
+        captured = read_captured(path)
+        groups: dict[str, list[str]] = defaultdict(list)
+        for rid in repeats[0][key]:
+            if rid in captured:
+                groups[find_phase(rid)].append(rid)
+        for phase, rids in groups.items():
+            real = statistics.fmean(captured[r] for r in rids)
+            means = [statistics.fmean(one[key][r] for r in rids) for one in repeats]
+            error = statistics.median(means) / real - 1
+            errors.append(abs(error))
+            print(
+                f"{key:8}{phase:12}{len(rids):9}{real:9.3f}s{statistics.median(means):8.3f}s"
+                f"{error:+9.1%}  {min(means):.3f} to {max(means):.3f}"
+            )
     print(f"mean of the absolute errors {statistics.fmean(errors):.1%}, largest {max(errors):.1%}")
 
 
