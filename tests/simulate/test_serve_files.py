@@ -6,6 +6,8 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -264,3 +266,19 @@ def test_options_that_make_no_sense_end_with_two(options, tmp_path, capsys):
     assert main(["simulate", "-o", str(tmp_path / "run"), *options]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not Path(tmp_path / "run").exists()
+
+
+def test_without_the_extra_one_line_names_it(tmp_path):
+    """Whoever installed the bare package is told what to install."""
+    code = (
+        "import sys; sys.modules['aiohttp'] = None\n"
+        "from pdtrace.__main__ import main\n"
+        f"sys.exit(main(['simulate', '--serve', '0', '-o', {str(tmp_path / 'run')!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'pdtrace[serve]'" in done.stderr
+    assert not (tmp_path / "run").exists()
