@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdtrace.check.baseline import describe_delayer, is_same_delayer
+from pdtrace.check.baseline import describe_delayer, is_same_delayer, is_same_run
 from pdtrace.check.comparability import Tested, is_sure, match_run
 from pdtrace.check.judge import ALPHA, choose_measures, judge_cases, plan
 from pdtrace.check.measures import ALL
@@ -20,6 +20,7 @@ from pdtrace.check.verdicts import CheckResult, Finding, JudgedRun, Verdict
 from pdtrace.check.worst import find_crash, find_worst
 from pdtrace.compare.settings import SURE
 from pdtrace.errors import UsageError
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,10 +54,13 @@ def check_runs(
             "nothing to judge by: give --baseline FILE (--update-baseline writes one), or a rule "
             "such as 'idle_rank_pass_ratio<=0.3'"
         )
-    tested = []
+    tested: list[Tested] = []
     for name, run in runs:
         matched = None if baseline is None else match_run(run, name, baseline)
         record = build_record(run, name) if matched is None else matched.record
+        again = next((t.name for t in tested if is_same_run(t.record, record)), None)
+        if again is not None:
+            raise UsageError(f"{show(name)} is the same recording as {show(again)}, not a repeat")
         tested.append(Tested(name, run, record, matched))
     known = {m.name for m in ALL} | {
         m for t in tested for m in (*t.record.metrics, *t.record.missing)
@@ -68,12 +72,15 @@ def check_runs(
     result = _judge(tested, baseline, rules)
     verdicts: list[Verdict | None] = [None]
     if len(tested) > 1:
-        alpha = ALPHA / len(tested)
-        verdicts = [_judge([t], baseline, rules, alpha).verdict for t in tested]
-        if result.exit_code == 0 and Verdict.FAIL in verdicts:
-            result = _disagree(
-                result, [t.name for t, v in zip(tested, verdicts, strict=True) if v is Verdict.FAIL]
-            )
+        alone = [_judge([t], baseline, rules, ALPHA / len(tested)) for t in tested]
+        verdicts = [r.verdict for r in alone]
+        failed = [
+            t.name
+            for t, r in zip(tested, alone, strict=True)
+            if any(f.tier != "rule" for f in r.of(Verdict.FAIL))
+        ]
+        if result.exit_code == 0 and failed:
+            result = _disagree(result, failed)
     return replace(
         result,
         runs=tuple(_describe_run(t, v) for t, v in zip(tested, verdicts, strict=True)),
@@ -110,6 +117,8 @@ def _judge(
         if t.matched:
             several = f"{t.name}: " if len(tested) > 1 else ""
             reasons += [several + why for why in t.matched.reasons]
+        if baseline and any(is_same_run(t.record, known) for known in baseline.records):
+            notes.append(f"{t.name} is itself a run of the baseline")
         if t.record.num_stalls:
             notes.append(
                 f"{t.name}: {t.record.num_stalls} stalled iterations; what they touched is left out"

@@ -229,6 +229,26 @@ def test_repeats_are_judged_together_and_each():
     assert [r.verdict for r in result.runs] == [Verdict.FAIL, Verdict.PASS]
 
 
+def test_a_recording_is_no_repeat_of_itself():
+    """Given twice it would look like certainty."""
+    runs = [(name, load("h100x2-on")) for name in ("a", "b")]
+    with pytest.raises(UsageError, match="b is the same recording as a"):
+        check_runs(runs, baseline_of("h100x2-on"), Rules())
+    assert (
+        "h100x2-on is itself a run of the baseline"
+        in check("h100x2-on", baseline_of("h100x2-on")).notes
+    )
+
+
+def test_repeats_keep_a_bound_by_their_mean():
+    """A bound on a noisy value is meant for the setting, not for each of its runs."""
+    runs = [(n, load(n)) for n in ("cpu-dp4-on", "cpu-dp4-on-defaultlog")]
+    result = check_runs(runs, None, Rules((parse_rule("num_iterations<=200"),)))
+    assert result.findings[0].value == pytest.approx((214 + 143) / 2)
+    assert result.exit_code == 0
+    assert [r.verdict for r in result.runs] == [Verdict.FAIL, Verdict.PASS]
+
+
 def test_nothing_to_judge_by_is_an_error():
     """A check without a baseline or a rule would always be green."""
     with pytest.raises(UsageError, match="nothing to judge by"):
