@@ -234,6 +234,7 @@ def _check(args: argparse.Namespace) -> None:
         "--duration": args.duration,
         "--context-length": args.context_length,
         "--otlp-endpoint": args.otlp_endpoint,
+        "--otlp-protocol": args.otlp_protocol,
     }
     for name, value in needs.items():
         if value is not None:
