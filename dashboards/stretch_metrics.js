@@ -30,6 +30,11 @@ function measureStretch({ cells: c, requests, a, b }) {
   }
   out.unknown_rank_passes = [passes[UNKNOWN]];
   if (delays) out.num_delay_passes = [delays];
+  if (c.held) {
+    let held = 0;
+    for (let i = a; i < b; i++) held += c.heldBefore(i);
+    out.delay_seconds_total = [held, "estimated by the requests' stages"];
+  }
   if (c.size === 1) timeMetrics(c, a, b, tokens, about, out);
   if (requests && requests.carried === requests.total) requests.measure(a, b, out);
   return out;

@@ -17,6 +17,7 @@ class Timeline {
     this.gd = document.getElementById(tile.id);
     this.box = this.gd.closest(".tile");
     this.readout = this.box.querySelector(".readout");
+    this.prompt = this.readout.textContent;
     this.tip = element("div", { class: "tip", hidden: true });
     this.box.append(this.tip);
     this.mode = cells.x;
@@ -273,6 +274,7 @@ class Timeline {
     this.window = [lo, lo + span];
     this.cursor = null;
     this.tip.hidden = true;
+    this.readout.textContent = this.prompt;
     return this.draw();
   }
 

@@ -103,7 +103,7 @@ def settle(driver: Any) -> None:
             + [...document.querySelectorAll("[data-draw-ms]")].map((e) => e.dataset.drawMs);
           quiet = now === last ? quiet + 1 : 0;
           last = now;
-          if (quiet > 4) done(); else setTimeout(look, 40);
+          if (quiet > 3) done(); else setTimeout(look, 30);
         };
         look();
         """
