@@ -153,7 +153,7 @@ def _judge_lost(tested: Sequence[Tested], baseline: Baseline) -> list[Finding]:
     each = np.array([r.sample.unanswered for r in baseline.records])
     told = np.isfinite(each).sum(axis=0)
     expected = np.where(told > 0, np.nansum(each, axis=0) / np.maximum(told, 1), np.nan)
-    lost = allowed = before = sent = 0.0
+    lost = before = sent = 0.0
     for t in paired:
         mine = t.record.sample.unanswered
         common = ~np.isnan(mine) & ~np.isnan(expected)
@@ -208,7 +208,13 @@ def _judge_against(
             f"({SURE:g} is needed): labels (SGLANG_LOG_FORWARD_ITERS=1) make them certain"
         )
         findings = [
-            replace(f, verdict=Verdict.UNMEASURED, reason=why, runs_needed=None)
+            replace(
+                f,
+                verdict=Verdict.UNMEASURED,
+                reason=why,
+                runs_needed=None,
+                baseline_runs_needed=None,
+            )
             if f.tier == "A"
             else f
             for f in findings
@@ -288,8 +294,9 @@ def _summarise(verdict: Verdict, findings: Sequence[Finding], reasons: Sequence[
     if verdict is Verdict.INCONCLUSIVE:
         return f"the noise hides {', '.join(f.title for f in open_[:3])}"
     if not open_:
-        return f"all {len(findings)} findings"
-    return f"{len(findings) - len(open_)} of {len(findings)} findings, the others inconclusive"
+        return f"all {len(findings)} findings are no worse than allowed"
+    num = len(findings)
+    return f"nothing is shown to be worse; {len(open_)} of {num} findings are inconclusive"
 
 
 def _describe_run(tested: Tested, verdict: Verdict | None) -> JudgedRun:
