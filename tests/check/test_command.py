@@ -98,8 +98,10 @@ def test_repeats_are_added_and_others_start_anew(tmp_path, capsys):
         assert json.load(stream) == one_by_one
 
 
-@pytest.mark.parametrize(("run", "code"), [(LOG_OFF, 1), (LOG_ON, 0)])
-@pytest.mark.parametrize("more", [[], ["--json", "-"], ["--github"]])
+@pytest.mark.parametrize(
+    ("run", "code", "more"),
+    [(LOG_OFF, 1, []), (LOG_OFF, 1, ["--json", "-"]), (LOG_ON, 0, ["--github"])],
+)
 def test_a_reader_that_leaves_does_not_hide_a_failure(run, code, more, baseline):
     """`pdtrace check … | head -1` in a script with pipefail must still be red."""
     command = [sys.executable, "-m", "pdtrace", "check", run, "--baseline", baseline, *more]
