@@ -27,13 +27,19 @@ class Cells {
       return groups;
     };
     const groups = await loadGroups(levels.groups);
-    if (levels.held) arrays.held = { ...levels.held, a: await unpack(levels.held.a), groups: await loadGroups(levels.held.groups) };
+    if (levels.held)
+      arrays.held = {
+        ...levels.held,
+        a: await unpack(levels.held.a),
+        groups: await loadGroups(levels.held.groups),
+      };
     return new Cells(levels, { ...arrays, groups });
   }
 
   constructor(levels, arrays) {
     Object.assign(this, levels, arrays);
-    const n = this.blocks, unit = this.unit;
+    const n = this.blocks,
+      unit = this.unit;
     this.start = new Float64Array(n);
     this.end = new Float64Array(n);
     for (let i = 0, at = 0; i < n; i++) {
@@ -47,12 +53,14 @@ class Cells {
 
   // How many ranks prefilled, idled and are known, for each iteration, from its pattern.
   readPatterns() {
-    const n = this.blocks, given = this.width;
+    const n = this.blocks,
+      given = this.width;
     this.width = given || new Uint16Array(n);
     this.idle = new Uint16Array(n);
     this.known = new Uint16Array(n);
     for (const group of this.groups) {
-      const { table, index, num } = group, kinds = table.length / num;
+      const { table, index, num } = group,
+        kinds = table.length / num;
       const of = Array.from({ length: 3 }, () => new Uint8Array(kinds));
       for (let p = 0; p < kinds; p++) {
         for (let j = 0; j < num; j++) {
@@ -72,15 +80,33 @@ class Cells {
     }
   }
 
-  sizeOf(i) { return Math.min(this.size, this.iterations - i * this.size); }
-  iterationsIn(a, b) { return Math.min(b * this.size, this.iterations) - a * this.size; }
-  numberOf(i) { return i * this.size + (this.number ? this.number[i] : 0); }
-  lastNumberOf(i) { return this.numberOf(i) + this.sizeOf(i) - 1; }
-  clock(t) { return new Date(this.origin + t * 1e3).toISOString().slice(11, 23); }
-  timed(i) { return !(this.untimed && this.untimed[i]); }
-  ticks(i) { return this.extent[i] + (this.beyond ? this.beyond[i] : 0); }
-  took(i) { return this.ticks(i) * this.unit; }
-  busyOf(i) { return this.size === 1 ? this.end[i] - this.start[i] : this.busy[i] * this.unit; }
+  sizeOf(i) {
+    return Math.min(this.size, this.iterations - i * this.size);
+  }
+  iterationsIn(a, b) {
+    return Math.min(b * this.size, this.iterations) - a * this.size;
+  }
+  numberOf(i) {
+    return i * this.size + (this.number ? this.number[i] : 0);
+  }
+  lastNumberOf(i) {
+    return this.numberOf(i) + this.sizeOf(i) - 1;
+  }
+  clock(t) {
+    return new Date(this.origin + t * 1e3).toISOString().slice(11, 23);
+  }
+  timed(i) {
+    return !(this.untimed && this.untimed[i]);
+  }
+  ticks(i) {
+    return this.extent[i] + (this.beyond ? this.beyond[i] : 0);
+  }
+  took(i) {
+    return this.ticks(i) * this.unit;
+  }
+  busyOf(i) {
+    return this.size === 1 ? this.end[i] - this.start[i] : this.busy[i] * this.unit;
+  }
 
   state(i, r) {
     const group = this.groups[r >> 3];
@@ -92,7 +118,9 @@ class Cells {
   heldBefore(i) {
     const told = this.held ? this.held.a[i] * this.held.coarse * this.unit : 0;
     if (told) return told;
-    return this.delays[i] && i > 0 && this.size === 1 ? Math.max(this.start[i] - this.end[i - 1], 0) : 0;
+    return this.delays[i] && i > 0 && this.size === 1
+      ? Math.max(this.start[i] - this.end[i - 1], 0)
+      : 0;
   }
 
   // Whether a request of the rank was withheld then; without stages nobody knows whose.
@@ -103,9 +131,15 @@ class Cells {
   }
 
   // First unit that ends after a time, and first that begins at or after it.
-  endsAfter(t) { return search(this.blocks, (i) => this.end[i] > t); }
-  beginsFrom(t) { return search(this.blocks, (i) => this.start[i] >= t); }
-  withNumber(number) { return search(this.blocks, (i) => this.lastNumberOf(i) >= number); }
+  endsAfter(t) {
+    return search(this.blocks, (i) => this.end[i] > t);
+  }
+  beginsFrom(t) {
+    return search(this.blocks, (i) => this.start[i] >= t);
+  }
+  withNumber(number) {
+    return search(this.blocks, (i) => this.lastNumberOf(i) >= number);
+  }
 
   // Share of unit i that rank r spent in each role: of its passes, or of its time in passes.
   blockShares(i, r, ofTime, out) {
@@ -138,13 +172,15 @@ class Cells {
     for (const { first, num, table, index, sums } of this.groups) {
       const met = [];
       for (let i = a; i < b; i++) {
-        const w = weight(i), p = index[i];
+        const w = weight(i),
+          p = index[i];
         if (!(w > 0)) continue;
         if (!sums[p]) met.push(p);
         sums[p] += w;
       }
       for (const p of met) {
-        for (let j = 0; j < num; j++) out[(first + j) * 5 + this.states[table[p * num + j]].role] += sums[p];
+        for (let j = 0; j < num; j++)
+          out[(first + j) * 5 + this.states[table[p * num + j]].role] += sums[p];
         sums[p] = 0;
       }
     }
@@ -153,15 +189,24 @@ class Cells {
   // Passes and time of each state of each rank: out[rank][state] of {passes, busy, took}.
   tallyStates(a, b) {
     const kinds = this.states.length;
-    const out = { passes: new Float64Array(this.ranks * kinds), busy: new Float64Array(this.ranks * kinds), took: new Float64Array(this.ranks * kinds) };
-    const weights = { passes: () => 1, busy: (i) => this.end[i] - this.start[i], took: (i) => this.timed(i) ? this.ticks(i) * this.unit : 0 };
+    const out = {
+      passes: new Float64Array(this.ranks * kinds),
+      busy: new Float64Array(this.ranks * kinds),
+      took: new Float64Array(this.ranks * kinds),
+    };
+    const weights = {
+      passes: () => 1,
+      busy: (i) => this.end[i] - this.start[i],
+      took: (i) => (this.timed(i) ? this.ticks(i) * this.unit : 0),
+    };
     for (const [name, weight] of Object.entries(weights)) {
       for (const { first, num, table, index, sums } of this.groups) {
         const top = table.length / num;
         for (let i = a; i < b; i++) sums[index[i]] += weight(i);
         for (let p = 0; p < top; p++) {
           if (!sums[p]) continue;
-          for (let j = 0; j < num; j++) out[name][(first + j) * kinds + table[p * num + j]] += sums[p];
+          for (let j = 0; j < num; j++)
+            out[name][(first + j) * kinds + table[p * num + j]] += sums[p];
           sums[p] = 0;
         }
       }
@@ -171,7 +216,8 @@ class Cells {
 
   // Iterations and time by number of ranks that prefilled.
   tallyWidths(a, b) {
-    const counts = new Float64Array(this.ranks + 1), busy = new Float64Array(this.ranks + 1);
+    const counts = new Float64Array(this.ranks + 1),
+      busy = new Float64Array(this.ranks + 1);
     for (let i = a; i < b; i++) {
       if (this.size === 1) {
         counts[this.width[i]]++;
@@ -185,13 +231,18 @@ class Cells {
 
   // Tokens of a rank; at the edges of blocks a part of them, and then only nearly so.
   tokensIn(r, a, b) {
-    const { a: tokens, size } = this.tokens, length = Math.ceil(this.iterations / size), at = r * length;
-    const low = a * this.size, high = Math.min(b * this.size, this.iterations);
-    const k0 = Math.floor(low / size), k1 = Math.ceil(high / size);
+    const { a: tokens, size } = this.tokens,
+      length = Math.ceil(this.iterations / size),
+      at = r * length;
+    const low = a * this.size,
+      high = Math.min(b * this.size, this.iterations);
+    const k0 = Math.floor(low / size),
+      k1 = Math.ceil(high / size);
     let sum = 0;
     for (let k = k0; k < k1; k++) {
-      const begin = k * size, end = Math.min(begin + size, this.iterations);
-      sum += tokens[at + k] * (Math.min(high, end) - Math.max(low, begin)) / (end - begin);
+      const begin = k * size,
+        end = Math.min(begin + size, this.iterations);
+      sum += (tokens[at + k] * (Math.min(high, end) - Math.max(low, begin))) / (end - begin);
     }
     const exact = low % size === 0 && (high % size === 0 || high === this.iterations);
     return { sum, exact };
@@ -205,13 +256,14 @@ class Cells {
       const at = r * this.blocks + i;
       return `${visible(this.files[source ? source[at] : 0])}:${a[at]}`;
     }
-    const k = Math.floor(i * this.size / size);
+    const k = Math.floor((i * this.size) / size);
     return a[k] ? `${visible(this.files[source ? source[k] : 0])}:${a[k]}` : null;
   }
 
   // The line in words: whose it is depends on what the page carries.
   lineWords(i, r) {
-    const line = this.lineOf(i, r), { each, size } = this.line;
+    const line = this.lineOf(i, r),
+      { each, size } = this.line;
     if (each && line) return line;
     if (each) {
       for (let q = 0; q < this.ranks; q++) {
@@ -221,16 +273,20 @@ class Cells {
       return "no line";
     }
     if (!line) return "no line";
-    return size === 1 ? `lines of the iteration from ${line}` : `lines of ${size} iterations from ${line}`;
+    return size === 1
+      ? `lines of the iteration from ${line}`
+      : `lines of ${size} iterations from ${line}`;
   }
 }
 
 // The first of 0 … n − 1 that fits, n if none; those that fit stand at the end.
 function search(n, fits) {
-  let a = 0, b = n;
+  let a = 0,
+    b = n;
   while (a < b) {
     const middle = (a + b) >> 1;
-    if (fits(middle)) b = middle; else a = middle + 1;
+    if (fits(middle)) b = middle;
+    else a = middle + 1;
   }
   return a;
 }
@@ -239,8 +295,12 @@ function search(n, fits) {
 function quantilesOf(values, shares) {
   const n = values.length;
   if (!n) return shares.map(() => null);
-  let low = Infinity, high = -Infinity;
-  for (let i = 0; i < n; i++) { if (values[i] < low) low = values[i]; if (values[i] > high) high = values[i]; }
+  let low = Infinity,
+    high = -Infinity;
+  for (let i = 0; i < n; i++) {
+    if (values[i] < low) low = values[i];
+    if (values[i] > high) high = values[i];
+  }
   let pick;
   if (high - low < 4 * n + 1e5) {
     const counts = new Uint32Array(high - low + 1);
@@ -252,7 +312,9 @@ function quantilesOf(values, shares) {
     pick = (rank) => sorted[rank];
   }
   return shares.map((share) => {
-    const at = share * (n - 1), under = Math.floor(at), part = at - under;
+    const at = share * (n - 1),
+      under = Math.floor(at),
+      part = at - under;
     const value = pick(under);
     return part ? value + part * (pick(under + 1) - value) : value;
   });

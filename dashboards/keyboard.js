@@ -4,42 +4,76 @@
 // A value as the number format of a Plotly template asks: ",.1f", ".2f", "," …
 function formatted(value, form) {
   if (typeof value !== "number" || !form) return visible(value ?? "–");
-  const digits = form.match(/\.(\d+)f/), most = digits ? Number(digits[1]) : /d$/.test(form) ? 0 : 3;
+  const digits = form.match(/\.(\d+)f/),
+    most = digits ? Number(digits[1]) : /d$/.test(form) ? 0 : 3;
   return form.includes(",") ? decimals(value, most, digits ? most : 0) : value.toFixed(most);
 }
 
 // The template of a trace, which Plotly shows to the pointer, as a line of text.
 function fillTemplate(template, trace, k, point) {
   const plain = template.replace(/<extra>[^]*?<\/extra>/g, "").replace(/<br>/g, " · ");
-  return plain.replace(/%\{([^}:]+)(?::([^}]*))?\}/g, (_, path, form) => {
-    const value = path === "fullData.name" ? trace.name : path.replace(/\]/g, "").split(/[[.]/)
-      .reduce((from, key) => from === undefined || from === null ? from : from[key], point);
-    return formatted(value, form);
-  }).replace(/<[^>]+>/g, "");
+  return plain
+    .replace(/%\{([^}:]+)(?::([^}]*))?\}/g, (_, path, form) => {
+      const value =
+        path === "fullData.name"
+          ? trace.name
+          : path
+              .replace(/\]/g, "")
+              .split(/[[.]/)
+              .reduce(
+                (from, key) => (from === undefined || from === null ? from : from[key]),
+                point,
+              );
+      return formatted(value, form);
+    })
+    .replace(/<[^>]+>/g, "");
 }
 
 // The points of a figure: of each trace its marks, of a table its rows, in words.
 function pointsOf(spec) {
   const points = [];
   (spec.data || []).forEach((trace, t) => {
-    const pick = (name, k) => Array.isArray(trace[name]) ? trace[name][k] : trace[name];
+    const pick = (name, k) => (Array.isArray(trace[name]) ? trace[name][k] : trace[name]);
     if (trace.type === "table") {
-      const heads = trace.header.values, cells = trace.cells.values;
-      (cells[0] || []).forEach((_, k) => points.push({ trace: t, k, words: heads.map((head, c) => `${visible(head)}: ${visible(cells[c][k] ?? "–")}`).join(" · ") }));
+      const heads = trace.header.values,
+        cells = trace.cells.values;
+      (cells[0] || []).forEach((_, k) =>
+        points.push({
+          trace: t,
+          k,
+          words: heads
+            .map((head, c) => `${visible(head)}: ${visible(cells[c][k] ?? "–")}`)
+            .join(" · "),
+        }),
+      );
       return;
     }
     if (trace.visible === "legendonly" || trace.visible === false) return;
     const along = trace.type === "box" ? trace.x : trace.orientation === "h" ? trace.y : trace.x;
     (along || []).forEach((_, k) => {
-      const point = { x: pick("x", k), y: pick("y", k), z: pick("z", k), text: pick("text", k), customdata: pick("customdata", k), label: pick("labels", k) };
+      const point = {
+        x: pick("x", k),
+        y: pick("y", k),
+        z: pick("z", k),
+        text: pick("text", k),
+        customdata: pick("customdata", k),
+        label: pick("labels", k),
+      };
       if (trace.type === "box") {
-        const unit = " ms", of = (name) => trace[name] ? formatted(trace[name][k], ",.1f") + unit : "–";
-        points.push({ trace: t, k, words: `${visible(point.x)}: 5 % ${of("lowerfence")} · 25 % ${of("q1")} · median ${of("median")} · 75 % ${of("q3")} · 95 % ${of("upperfence")}` });
+        const unit = " ms",
+          of = (name) => (trace[name] ? formatted(trace[name][k], ",.1f") + unit : "–");
+        points.push({
+          trace: t,
+          k,
+          words: `${visible(point.x)}: 5 % ${of("lowerfence")} · 25 % ${of("q1")} · median ${of("median")} · 75 % ${of("q3")} · 95 % ${of("upperfence")}`,
+        });
         return;
       }
       if (point.y === null || point.x === null) return;
       const label = String(point.x ?? "").replace(/<br>/g, " ");
-      const words = trace.hovertemplate ? fillTemplate(pick("hovertemplate", k), trace, k, point) : `${trace.name ? `${visible(trace.name)}: ` : ""}${visible(label)} · ${formatted(point.y, ",.3f")}`;
+      const words = trace.hovertemplate
+        ? fillTemplate(pick("hovertemplate", k), trace, k, point)
+        : `${trace.name ? `${visible(trace.name)}: ` : ""}${visible(label)} · ${formatted(point.y, ",.3f")}`;
       points.push({ trace: t, k, words });
     });
   });
@@ -47,37 +81,69 @@ function pointsOf(spec) {
 }
 
 function walkByKey(tile) {
-  const gd = document.getElementById(tile.id), box = gd.closest(".tile");
+  const gd = document.getElementById(tile.id),
+    box = gd.closest(".tile");
   if (!tile.spec.data.length) return;
   const readout = element("div", { class: "readout", role: "status", "aria-live": "polite" });
   gd.after(readout);
   gd.setAttribute("tabindex", "0");
   gd.setAttribute("role", "application");
   gd.setAttribute("aria-roledescription", "figure; arrow keys walk its points");
-  let at = -1, of = null, points = [];
+  let at = -1,
+    of = null,
+    points = [];
   const tell = (step, trace) => {
     const spec = tile.shown || tile.spec;
-    if (of !== spec) { of = spec; points = pointsOf(spec); at = -1; }
+    if (of !== spec) {
+      of = spec;
+      points = pointsOf(spec);
+      at = -1;
+    }
     if (!points.length) return;
     if (trace && at >= 0) {
-      const here = points[at], other = points.findIndex((p) => p.trace === here.trace + trace && p.k >= here.k);
+      const here = points[at],
+        other = points.findIndex((p) => p.trace === here.trace + trace && p.k >= here.k);
       if (other >= 0) at = other;
     } else {
-      at = at < 0 ? (step < 0 ? points.length - 1 : 0) : Math.min(Math.max(at + step, 0), points.length - 1);
+      at =
+        at < 0
+          ? step < 0
+            ? points.length - 1
+            : 0
+          : Math.min(Math.max(at + step, 0), points.length - 1);
     }
     readout.textContent = `${points[at].words} (${at + 1} of ${points.length})`;
     try {
       Plotly.Fx.hover(gd, [{ curveNumber: points[at].trace, pointNumber: points[at].k }]);
-    } catch { /* a table has no hover; its words are enough */ }
+    } catch {
+      /* a table has no hover; its words are enough */
+    }
   };
   const leave = () => {
     readout.textContent = "";
     at = -1;
-    try { Plotly.Fx.unhover(gd); } catch { /* likewise */ }
+    try {
+      Plotly.Fx.unhover(gd);
+    } catch {
+      /* likewise */
+    }
   };
   const keys = {
-    ArrowRight: () => tell(1), ArrowLeft: () => tell(-1), ArrowDown: () => tell(0, 1), ArrowUp: () => tell(0, -1),
-    Home: () => { at = -1; tell(1); }, End: () => { at = -1; tell(-1); }, PageDown: () => tell(10), PageUp: () => tell(-10), Escape: leave,
+    ArrowRight: () => tell(1),
+    ArrowLeft: () => tell(-1),
+    ArrowDown: () => tell(0, 1),
+    ArrowUp: () => tell(0, -1),
+    Home: () => {
+      at = -1;
+      tell(1);
+    },
+    End: () => {
+      at = -1;
+      tell(-1);
+    },
+    PageDown: () => tell(10),
+    PageUp: () => tell(-10),
+    Escape: leave,
   };
   if (!tile.kept) box.dataset.walk = "";
   gd.addEventListener("keydown", (e) => {
@@ -90,5 +156,6 @@ function walkByKey(tile) {
 
 // Wide or long tables scroll; the keyboard reaches them, and says what they are.
 function reachTables() {
-  for (const region of document.querySelectorAll(".scroll:not([tabindex])")) region.setAttribute("tabindex", "0");
+  for (const region of document.querySelectorAll(".scroll:not([tabindex])"))
+    region.setAttribute("tabindex", "0");
 }

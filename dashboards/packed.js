@@ -2,7 +2,8 @@
 // Undoes pdtrace/figures/packing.py: deflated text, and arrays in byte planes.
 
 async function inflate(text) {
-  const binary = atob(text), bytes = new Uint8Array(binary.length);
+  const binary = atob(text),
+    bytes = new Uint8Array(binary.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Response(stream).arrayBuffer();
@@ -20,7 +21,8 @@ async function loadPlotly() {
 }
 
 async function unpack(packed) {
-  const raw = new Uint8Array(await inflate(packed.b)), n = packed.n;
+  const raw = new Uint8Array(await inflate(packed.b)),
+    n = packed.n;
   if (packed.w === 1 && !packed.s) return raw;
   const out = packed.w <= 4 && !packed.s ? new Uint32Array(n) : new Float64Array(n);
   for (let plane = packed.w - 1, at = plane * n; plane >= 0; plane--, at -= n) {

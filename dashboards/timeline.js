@@ -1,19 +1,12 @@
 "use strict";
 // The rank × iteration timeline: paints the window in view, answers the pointer, walks the cells.
 
-// Where a cell is filled, from its top (0) to its bottom (1): what tells roles apart beside colour.
-const GLYPH = {
-  0: [[0, 1]], 1: [[0, 0.5]], 2: [[0.68, 1]], 3: [0, 1, 2, 3].map((k) => [k / 3.5, (k + 0.5) / 3.5]), 4: [[0, 0.1], [0.9, 1]],
-};
-const MOST_REQUESTS_SHOWN = 4;
-const LEAST_LABEL = 12; // pixels of a cell that bears a letter
-const wordWidth = (word) => 8 + 6.5 * word.length;
-
 class Timeline {
   constructor(tile, cells, requests) {
     this.tile = tile;
     this.cells = cells;
     this.requests = requests;
+    this.words = new CellWords(cells, requests);
     this.gd = document.getElementById(tile.id);
     this.box = this.gd.closest(".tile");
     this.readout = this.box.querySelector(".readout");
@@ -27,91 +20,40 @@ class Timeline {
     this.window = this.full();
   }
 
-  full() { return this.mode === "time" ? [0, Math.max(this.cells.end[this.cells.blocks - 1], 1e-3)] : [0, this.cells.iterations]; }
-  from(i) { return this.mode === "time" ? this.cells.start[i] : i * this.cells.size; }
-  to(i) { return this.mode === "time" ? this.cells.end[i] : Math.min((i + 1) * this.cells.size, this.cells.iterations); }
+  full() {
+    return this.mode === "time"
+      ? [0, Math.max(this.cells.end[this.cells.blocks - 1], 1e-3)]
+      : [0, this.cells.iterations];
+  }
+  from(i) {
+    return this.mode === "time" ? this.cells.start[i] : i * this.cells.size;
+  }
+  to(i) {
+    return this.mode === "time"
+      ? this.cells.end[i]
+      : Math.min((i + 1) * this.cells.size, this.cells.iterations);
+  }
 
   // Units that lie in a stretch of the axis, those cut by its ends too.
   unitsIn(lo, hi) {
-    const n = this.cells.blocks, first = search(n, (i) => this.to(i) > lo);
-    return [first, Math.max(search(n, (i) => this.from(i) >= hi), first)];
+    const n = this.cells.blocks,
+      first = search(n, (i) => this.to(i) > lo);
+    return [
+      first,
+      Math.max(
+        search(n, (i) => this.from(i) >= hi),
+        first,
+      ),
+    ];
   }
 
   // ---- words -----------------------------------------------------------------------------------
-  cellWords(i, r) {
-    const c = this.cells, number = c.numberOf(i), state = c.state(i, r), role = state.role;
-    const label = c.forward ? ` (engine's [${number + c.forward[i]}])` : "";
-    const tokens = c.tokensIn(r, i, i + 1);
-    let what = ROLES[role];
-    if (role === PREFILL || role === DECODE) {
-      what += c.tokens.size === 1 ? ` · ${count(tokens.sum)} tokens` : ` · about ${short(Math.round(this.tokensOfPasses(i, r)))} tokens`;
-    }
-    if (state.cause && state.cause !== "unknown") what += ` · ${state.cause}`;
-    const took = c.timed(i) ? seconds(c.took(i)) : "duration unknown";
-    return [
-      `iteration ${count(number)}${label} · rank ${r}`,
-      `${what} · ${role === UNKNOWN ? "nothing known" : state.observed ? "observed" : "inferred"}`,
-      `${took} from ${c.clock(c.start[i])} (+${c.start[i].toFixed(3)} s)`,
-      `confidence ${(Math.floor(c.confidence[i] / 10) / 100).toFixed(2)}`,
-      c.delays[i] ? `${count(c.delays[i])} delay passes before it` : "",
-      this.requestWords(i, r, role),
-      c.lineWords(i, r),
-    ].filter(Boolean);
-  }
-
-  // Tokens of a block go to the passes that prefilled: the nearest the page can tell.
-  tokensOfPasses(i, r) {
-    const c = this.cells, { size, a } = c.tokens, k = Math.floor(i / size);
-    const from = k * size, to = Math.min(from + size, c.blocks);
-    let passes = 0;
-    for (let q = from; q < to; q++) passes += c.state(q, r).role === c.state(i, r).role;
-    return a[r * Math.ceil(c.iterations / size) + k] / Math.max(passes, 1);
-  }
-
-  requestWords(i, r, role) {
-    if (role !== PREFILL) return "";
-    const seqs = this.cells.seqs ? this.cells.seqs[r * this.cells.blocks + i] : 0;
-    const known = this.requests ? this.requests.of(i, r) : [];
-    const number = Math.max(seqs, known.length);
-    if (!number) return "";
-    const named = known.slice(0, MOST_REQUESTS_SHOWN).map((q) => visible(this.requests.rids[q]));
-    const rest = number - named.length;
-    const words = `${count(number)} ${number === 1 ? "request" : "requests"}`;
-    if (!named.length) return words;
-    return `${words}: ${named.join(", ")}${rest > 0 ? ` and ${count(rest)} more` : ""}`;
-  }
-
-  columnWords(column, r) {
-    const c = this.cells, [a, b] = column.units, share = column.shares.subarray(r * 5, r * 5 + 5);
-    let delays = 0, confidence = 1000;
-    for (let i = a; i < b; i++) {
-      delays += c.delays[i];
-      confidence = Math.min(confidence, c.confidence[i]);
-    }
-    const tokens = c.tokensIn(r, a, b);
-    const words = ROLES.map((name, k) => share[k] > 0 ? `${name} ${percent(share[k])}` : "").filter(Boolean);
-    const of = this.mode === "time" ? "of the time" : "of the passes";
-    return [
-      `iterations ${count(c.numberOf(a))}–${count(c.lastNumberOf(b - 1))} · rank ${r}`,
-      words.length ? `${words.join(" · ")} ${of}` : "no pass running",
-      `${tokens.exact ? "" : "about "}${count(tokens.sum)} tokens · ${seconds(c.end[b - 1] - c.start[a])} from ${c.clock(c.start[a])} (+${c.start[a].toFixed(2)} s)`,
-      `confidence ≥ ${(Math.floor(confidence / 10) / 100).toFixed(2)}`,
-      delays ? `${count(delays)} delay passes` : "",
-      c.lineWords(a, r),
-    ].filter(Boolean);
-  }
-
-  gapWords(i, r) {
-    const c = this.cells, line = c.lineWords(i, r), next = `before iteration ${count(c.numberOf(i))}`;
-    if (!c.heldOn(i, r)) return [`no pass · rank ${r}`, `nothing of this rank was withheld ${next}`];
-    return [`delayed · rank ${r}`, `prefill withheld for ${seconds(c.heldBefore(i))} ${next}`,
-      c.delays[i] ? `${count(c.delays[i])} delay passes` : "", line === "no line" ? "" : `next: ${line}`].filter(Boolean);
-  }
-
   wordsAt(index, r) {
     const column = this.columns[index];
-    if (column.gap) return this.gapWords(column.units[0], r);
-    return this.exact ? this.cellWords(column.units[0], r) : this.columnWords(column, r);
+    if (column.gap) return this.words.ofGap(column.units[0], r);
+    return this.exact
+      ? this.words.ofCell(column.units[0], r)
+      : this.words.ofColumn(column, r, this.mode);
   }
 
   // ---- columns of the window -------------------------------------------------------------------
@@ -123,10 +65,14 @@ class Timeline {
   }
 
   buildCells(a, b) {
-    const columns = [], c = this.cells;
+    const columns = [],
+      c = this.cells;
     for (let i = a; i < b; i++) {
-      const x0 = this.from(i), x1 = this.to(i), held = this.mode === "time" ? c.heldBefore(i) : 0;
-      if (held && x0 > this.window[0]) columns.push({ x0: x0 - held, x1: x0, gap: true, units: [i, i + 1] });
+      const x0 = this.from(i),
+        x1 = this.to(i),
+        held = this.mode === "time" ? c.heldBefore(i) : 0;
+      if (held && x0 > this.window[0])
+        columns.push({ x0: x0 - held, x1: x0, gap: true, units: [i, i + 1] });
       if (x1 > x0) columns.push({ x0, x1, units: [i, i + 1] });
     }
     this.status = `${count(b - a)} iterations, each its own cell`;
@@ -134,31 +80,47 @@ class Timeline {
   }
 
   buildShares(a, b, limit) {
-    const c = this.cells, [lo, hi] = this.window, time = this.mode === "time", columns = [];
+    const c = this.cells,
+      [lo, hi] = this.window,
+      time = this.mode === "time",
+      columns = [];
     // A column narrower than a unit would only repeat it.
-    const n = Math.max(1, Math.min(limit, time && c.size === 1 ? limit : b - a)), w = (hi - lo) / n;
+    const n = Math.max(1, Math.min(limit, time && c.size === 1 ? limit : b - a)),
+      w = (hi - lo) / n;
     let i = a;
     for (let k = 0; k < n; k++) {
-      const x0 = lo + k * w, x1 = k === n - 1 ? hi : x0 + w;
+      const x0 = lo + k * w,
+        x1 = k === n - 1 ? hi : x0 + w;
       while (i < b && this.to(i) <= x0) i++;
       let j = i;
       while (j < b && this.from(j) < x1) j++;
       if (j === i) {
         // Between two passes: time that the delayer withheld, if it did.
-        if (!(time && c.size === 1 && i < c.blocks && c.heldBefore(i) && this.from(i) - c.heldBefore(i) < x1)) continue;
+        if (!(
+          time &&
+          c.size === 1 &&
+          i < c.blocks &&
+          c.heldBefore(i) &&
+          this.from(i) - c.heldBefore(i) < x1
+        ))
+          continue;
       }
       const shares = new Float64Array(c.ranks * 5);
       const inside = (f, t) => Math.max(Math.min(t, x1) - Math.max(f, x0), 0);
-      const dense = (q) => c.size > 1 && time ? Math.min(c.busyOf(q) / Math.max(c.end[q] - c.start[q], 1e-9), 1) : 1;
-      c.addRoles(i, j, (q) => inside(this.from(q), this.to(q)) / w * dense(q), time, shares);
+      const dense = (q) =>
+        c.size > 1 && time ? Math.min(c.busyOf(q) / Math.max(c.end[q] - c.start[q], 1e-9), 1) : 1;
+      c.addRoles(i, j, (q) => (inside(this.from(q), this.to(q)) / w) * dense(q), time, shares);
       if (time && c.size === 1) {
         for (let q = i; q <= Math.min(j, c.blocks - 1); q++) {
-          const held = c.heldBefore(q), part = held ? inside(c.start[q] - held, c.start[q]) / w : 0;
-          for (let r = 0; part && r < c.ranks; r++) if (c.heldOn(q, r)) shares[r * 5 + DELAYED] += part;
+          const held = c.heldBefore(q),
+            part = held ? inside(c.start[q] - held, c.start[q]) / w : 0;
+          for (let r = 0; part && r < c.ranks; r++)
+            if (c.heldOn(q, r)) shares[r * 5 + DELAYED] += part;
         }
       }
       columns.push({ x0, x1, shares, units: [i, Math.max(j, i + 1)] });
-      if (j > i && this.to(j - 1) > x1) i = j - 1; else i = j;
+      if (j > i && this.to(j - 1) > x1) i = j - 1;
+      else i = j;
     }
     const each = time ? seconds(w) : `${count(w)} iterations`;
     this.status = `${count(c.iterationsIn(a, b))} iterations, one column = ${each}; zoom in for more`;
@@ -168,26 +130,45 @@ class Timeline {
   // ---- painting --------------------------------------------------------------------------------
   // The window as an image: a browser paints a picture faster than ten thousand marks.
   paint() {
-    const canvas = document.createElement("canvas"), ratio = Math.min(devicePixelRatio || 1, 2);
-    const c = this.cells, [lo, hi] = this.window, row = Math.round(c.rowHeight * ratio);
+    const canvas = document.createElement("canvas"),
+      ratio = Math.min(devicePixelRatio || 1, 2);
+    const c = this.cells,
+      [lo, hi] = this.window,
+      row = Math.round(c.rowHeight * ratio);
     canvas.width = Math.max(1, Math.round(this.width() * ratio));
     canvas.height = row * c.ranks;
-    const pen = canvas.getContext("2d"), scale = canvas.width / (hi - lo);
-    const pad = Math.max(1, Math.round(row * 0.08)), tall = row - 2 * pad;
-    const flat = ROLES.map(colour), ground = colour("cell"), hatched = flat.map((f, k) => hatch(pen, k, f, ratio));
+    const pen = canvas.getContext("2d"),
+      scale = canvas.width / (hi - lo);
+    const pad = Math.max(1, Math.round(row * 0.08)),
+      tall = row - 2 * pad;
+    const flat = ROLES.map(colour),
+      ground = colour("cell"),
+      hatched = flat.map((f, k) => hatch(pen, k, f, ratio));
     for (const column of this.columns) {
-      const x0 = (column.x0 - lo) * scale, whole = (column.x1 - column.x0) * scale;
+      const x0 = (column.x0 - lo) * scale,
+        whole = (column.x1 - column.x0) * scale;
       // A hair between cells, once they are wide enough to spare it.
       const wide = this.exact ? Math.max(whole - (whole > 5 ? ratio : 0), 0.4) : whole + 0.5;
       for (let r = 0; r < c.ranks; r++) {
         if (column.gap && !c.heldOn(column.units[0], r)) continue;
         const top = r * row + pad;
-        if (!column.gap) { pen.fillStyle = ground; pen.fillRect(x0, top, wide, tall); }
+        if (!column.gap) {
+          pen.fillStyle = ground;
+          pen.fillRect(x0, top, wide, tall);
+        }
         if (!column.shares) {
           const role = column.gap ? DELAYED : c.state(column.units[0], r).role;
           pen.fillStyle = flat[role];
           for (const [a, b] of GLYPH[role]) pen.fillRect(x0, top + a * tall, wide, (b - a) * tall);
-          if (role === DELAYED) clearForLabel(pen, Math.max(x0, 0), Math.min(x0 + wide, canvas.width), top, tall, ratio);
+          if (role === DELAYED)
+            clearForLabel(
+              pen,
+              Math.max(x0, 0),
+              Math.min(x0 + wide, canvas.width),
+              top,
+              tall,
+              ratio,
+            );
           continue;
         }
         let at = top + tall;
@@ -202,25 +183,46 @@ class Timeline {
         }
       }
     }
-    return { source: canvas.toDataURL(), xref: "x", yref: "y", x: lo, sizex: hi - lo, y: 0, sizey: c.ranks, sizing: "stretch", layer: "below", yanchor: "top" };
+    return {
+      source: canvas.toDataURL(),
+      xref: "x",
+      yref: "y",
+      x: lo,
+      sizex: hi - lo,
+      y: 0,
+      sizey: c.ranks,
+      sizing: "stretch",
+      layer: "below",
+      yanchor: "top",
+    };
   }
 
-  width() { return Math.max(this.gd.clientWidth - this.margin.l - this.margin.r, 1); }
+  width() {
+    return Math.max(this.gd.clientWidth - this.margin.l - this.margin.r, 1);
+  }
 
   // A cell bears its tokens or its role in words, or by the first letter where room is short.
   labels() {
     const out = { x: [], y: [], text: [], textfont: { size: 11, color: [] } };
     if (!this.exact) return out;
-    const c = this.cells, [lo, hi] = this.window, scale = this.width() / (hi - lo);
+    const c = this.cells,
+      [lo, hi] = this.window,
+      scale = this.width() / (hi - lo);
     for (const column of this.columns) {
-      const x0 = Math.max(column.x0, lo), x1 = Math.min(column.x1, hi), room = (x1 - x0) * scale;
+      const x0 = Math.max(column.x0, lo),
+        x1 = Math.min(column.x1, hi),
+        room = (x1 - x0) * scale;
       if (room < LEAST_LABEL) continue;
       for (let r = 0; r < c.ranks; r++) {
         const i = column.units[0];
         if (column.gap && !c.heldOn(i, r)) continue;
         const role = column.gap ? DELAYED : c.state(i, r).role;
         const works = role === PREFILL || role === DECODE;
-        let word = works ? c.tokens.size === 1 ? short(c.tokensIn(r, i, i + 1).sum) : "" : ROLES[role];
+        let word = works
+          ? c.tokens.size === 1
+            ? short(c.tokensIn(r, i, i + 1).sum)
+            : ""
+          : ROLES[role];
         // Idle is by far the commonest, and its low bar is mark enough.
         if (room < wordWidth(word)) word = works || role === IDLE ? "" : word[0];
         if (!word) continue;
@@ -236,15 +238,25 @@ class Timeline {
   shapes() {
     const shapes = recolour(this.marks.flatMap((make) => make(this)));
     const at = this.cursor && this.columns && this.columns[this.cursor.column];
-    if (at) shapes.push({ type: "rect", x0: at.x0, x1: at.x1, y0: this.cursor.rank + 0.03, y1: this.cursor.rank + 0.97, line: { color: colour("ink"), width: 2 } });
+    if (at)
+      shapes.push({
+        type: "rect",
+        x0: at.x0,
+        x1: at.x1,
+        y0: this.cursor.rank + 0.03,
+        y1: this.cursor.rank + 0.97,
+        line: { color: colour("ink"), width: 2 },
+      });
     return shapes;
   }
 
   layout() {
     const layout = recolour(this.tile.spec.layout);
     layout.xaxis.range = this.window.slice();
-    layout.xaxis.title.text = this.mode === "time"
-      ? `seconds since ${new Date(this.cells.origin).toISOString().replace("T", " ").slice(0, 23)} UTC` : "iteration";
+    layout.xaxis.title.text =
+      this.mode === "time"
+        ? `seconds since ${new Date(this.cells.origin).toISOString().replace("T", " ").slice(0, 23)} UTC`
+        : "iteration";
     layout.xaxis.tickformat = this.mode === "time" ? "" : ",d";
     layout.images = [this.paint()];
     layout.shapes = this.shapes();
@@ -264,12 +276,17 @@ class Timeline {
     this.gd.dataset.drawMs = (performance.now() - began).toFixed(1);
   }
 
-  mark() { return Plotly.relayout(this.gd, { shapes: this.shapes() }); }
+  mark() {
+    return Plotly.relayout(this.gd, { shapes: this.shapes() });
+  }
 
   // ---- moving ----------------------------------------------------------------------------------
   show(lo, hi) {
     const [min, max] = this.full();
-    const span = Math.min(Math.max(hi - lo, (max - min) * 1e-9, this.mode === "time" ? 1e-4 : 1), max - min);
+    const span = Math.min(
+      Math.max(hi - lo, (max - min) * 1e-9, this.mode === "time" ? 1e-4 : 1),
+      max - min,
+    );
     lo = Math.min(Math.max(lo, min), max - span);
     this.window = [lo, lo + span];
     this.cursor = null;
@@ -279,12 +296,17 @@ class Timeline {
   }
 
   zoom(factor) {
-    const at = this.cursor && this.columns[this.cursor.column], [lo, hi] = this.window;
-    const middle = at ? (at.x0 + at.x1) / 2 : (lo + hi) / 2, half = (hi - lo) / 2 * factor;
+    const at = this.cursor && this.columns[this.cursor.column],
+      [lo, hi] = this.window;
+    const middle = at ? (at.x0 + at.x1) / 2 : (lo + hi) / 2,
+      half = ((hi - lo) / 2) * factor;
     return this.show(middle - half, middle + half);
   }
 
-  pan(share) { const step = (this.window[1] - this.window[0]) * share; return this.show(this.window[0] + step, this.window[1] + step); }
+  pan(share) {
+    const step = (this.window[1] - this.window[0]) * share;
+    return this.show(this.window[0] + step, this.window[1] + step);
+  }
 
   async toggle(mode) {
     if (mode === this.mode) return;
@@ -295,7 +317,9 @@ class Timeline {
     await this.draw();
   }
 
-  tell(words) { this.readout.textContent = words.join(" · "); }
+  tell(words) {
+    this.readout.textContent = words.join(" · ");
+  }
 
   move(columns, ranks) {
     if (!this.columns.length) return;
@@ -311,11 +335,17 @@ class Timeline {
 
   // ---- pointer ---------------------------------------------------------------------------------
   place(event) {
-    const box = this.gd.getBoundingClientRect(), [lo, hi] = this.window;
-    const px = event.clientX - box.left - this.margin.l, py = event.clientY - box.top - this.margin.t;
+    const box = this.gd.getBoundingClientRect(),
+      [lo, hi] = this.window;
+    const px = event.clientX - box.left - this.margin.l,
+      py = event.clientY - box.top - this.margin.t;
     const high = this.gd.clientHeight - this.margin.t - this.margin.b;
     const inside = px >= 0 && px <= this.width() && py >= 0 && py < high;
-    return { x: lo + px / this.width() * (hi - lo), rank: Math.floor(py / high * this.cells.ranks), inside };
+    return {
+      x: lo + (px / this.width()) * (hi - lo),
+      rank: Math.floor((py / high) * this.cells.ranks),
+      inside,
+    };
   }
 
   columnAt(x) {
@@ -324,10 +354,12 @@ class Timeline {
   }
 
   hover(event) {
-    const { x, rank, inside } = this.place(event), k = inside ? this.columnAt(x) : -1;
+    const { x, rank, inside } = this.place(event),
+      k = inside ? this.columnAt(x) : -1;
     this.tip.hidden = k < 0;
     if (k < 0) return;
-    const words = this.wordsAt(k, rank), box = this.box.getBoundingClientRect();
+    const words = this.wordsAt(k, rank),
+      box = this.box.getBoundingClientRect();
     this.tip.replaceChildren(...words.map((text) => element("div", { text })));
     this.tell(words);
     const left = Math.min(event.clientX - box.left + 14, box.width - this.tip.offsetWidth - 8);
@@ -335,38 +367,17 @@ class Timeline {
     this.tip.style.top = `${event.clientY - box.top + 16}px`;
   }
 
-  hideTip() { this.tip.hidden = true; }
+  hideTip() {
+    this.tip.hidden = true;
+  }
 
   // A click keeps the readout at its cell.
   pick(event) {
-    const { x, rank, inside } = this.place(event), k = inside ? this.columnAt(x) : -1;
+    const { x, rank, inside } = this.place(event),
+      k = inside ? this.columnAt(x) : -1;
     if (k < 0) return;
     this.cursor = { column: k, rank };
     this.tell(this.wordsAt(k, rank));
     this.mark();
   }
-}
-
-// A place without stripes where the cell's label will stand.
-function clearForLabel(pen, x0, x1, top, tall, ratio) {
-  const room = (x1 - x0) / ratio, letters = room < wordWidth(ROLES[DELAYED]) ? 1 : ROLES[DELAYED].length;
-  if (room < LEAST_LABEL) return;
-  const wide = (6.5 * letters + 4) * ratio, high = Math.min(14 * ratio, tall);
-  pen.fillStyle = colour("paper");
-  pen.fillRect((x0 + x1 - wide) / 2, top + (tall - high) / 2, wide, high);
-}
-
-// Shares stand too narrow for glyphs: delayed and unknown are told by stripes and dots instead.
-function hatch(pen, role, fill, ratio) {
-  if (role !== DELAYED && role !== UNKNOWN && role !== DECODE) return fill;
-  const tile = document.createElement("canvas"), size = 4 * Math.max(1, Math.round(ratio));
-  tile.width = tile.height = size;
-  const mine = tile.getContext("2d"), half = size / 2;
-  mine.fillStyle = colour("cell");
-  mine.fillRect(0, 0, size, size);
-  mine.fillStyle = fill;
-  if (role === DELAYED) mine.fillRect(0, 0, size, half);
-  if (role === DECODE) mine.fillRect(0, 0, size, size - size / 4);
-  if (role === UNKNOWN) { mine.fillRect(0, 0, half, half); mine.fillRect(half, half, half, half); }
-  return pen.createPattern(tile, "repeat");
 }

@@ -7,7 +7,10 @@ const [PREFILL, DECODE, IDLE, DELAYED, UNKNOWN] = [0, 1, 2, 3, 4];
 const wholeNumber = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const count = (n) => wholeNumber.format(n);
 const decimals = (n, most, least = 0) =>
-  new Intl.NumberFormat("en-US", { maximumFractionDigits: most, minimumFractionDigits: least }).format(n);
+  new Intl.NumberFormat("en-US", {
+    maximumFractionDigits: most,
+    minimumFractionDigits: least,
+  }).format(n);
 const precise = (n, digits) => Number(n.toPrecision(digits)).toString();
 
 function seconds(s) {
@@ -22,7 +25,11 @@ function percent(share) {
 }
 
 function short(n) {
-  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
+  for (const [unit, size] of [
+    ["G", 1e9],
+    ["M", 1e6],
+    ["k", 1e3],
+  ]) {
     if (n >= 10 * size || (unit !== "k" && n >= size)) return `${precise(n / size, 3)}${unit}`;
   }
   return count(n);
@@ -37,7 +44,10 @@ function metricWords(value, unit) {
     return Math.abs(value) < 1 ? [precise(value * 1e3, 3), "ms"] : [precise(value, 4), "s"];
   }
   const shown = unit === "count" ? "" : unit;
-  return [Number.isInteger(value) || Math.abs(value) >= 1000 ? count(value) : precise(value, 3), shown];
+  return [
+    Number.isInteger(value) || Math.abs(value) >= 1000 ? count(value) : precise(value, 3),
+    shown,
+  ];
 }
 
 // Control and bidirectional marks could reorder what is read: their code points are shown instead.

@@ -41,7 +41,7 @@ def test_a_million_iterations_are_small_quick_and_exact(open_page):
     assert timeline(driver).get_attribute("data-exact") == "true"
     middle = NUM_ITERATIONS // 2
     words = driver.execute_script(
-        "return timelines[0].cellWords(arguments[0], arguments[1])", middle, 0
+        "return timelines[0].words.ofCell(arguments[0], arguments[1])", middle, 0
     )
     assert words[0] == f"iteration {middle:,} (engine's [{middle + 1}]) · rank 0"
     part = next(p for p in run if p.iterations["iteration"].max() >= middle)
