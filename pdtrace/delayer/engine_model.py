@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_TURN_S = 1.6e-3  # an idle scheduler turn on a GPU host, where spans do not tell it
 DEFAULT_TURN_RANGE_S = (1.0e-3, 2.2e-3)
 TURN_RANGE = (0.8, 1.25)  # turns told by spans were within a fifth of those with the delayer on
+MOST_SKEW = 2.5  # of the upper to the lower half of the waits for a turn
 MIN_SAMPLES = 8
 NUM_RESAMPLED_FITS = 4
 LEAST_DRIFT = 0.03  # two runs of one setting differ by a few per cent in the host's speed alone
@@ -211,8 +212,11 @@ def _measure_turns(load: Load, passes: Passes) -> tuple[float, float | None]:
     wait = wait[usable[np.unique(at[usable], return_index=True)[1]]]
     if len(wait) < 2 * MIN_SAMPLES:
         return 0.0003, None
-    low, high = np.quantile(wait, [0.1, 0.9])
+    low, middle, high = np.quantile(wait, [0.1, 0.5, 0.9])
     turn = float(high - low) / 0.8
+    if high - middle > MOST_SKEW * (middle - low):
+        # No uniform wait: where passes are known roughly, some requests met one. They wait longest.
+        turn = float(middle - low) / 0.4
     return max(float(low) - 0.1 * turn, 0.0), turn
 
 

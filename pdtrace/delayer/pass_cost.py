@@ -32,6 +32,9 @@ MOST_PASSES = 1000  # that a fit looks at; of more, so many at random
 MIN_PASSES = 20
 QUICKEST_S = 0.005
 MIN_NEIGHBOURS = 15
+MIN_TOLD = 5  # cases that must tell whether launches block
+NUM_ALIKE = 8  # lone passes of like size that one is compared with
+BLOCKING_RATIO = 1.5  # between one pass and two
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,33 @@ def descend(
 def is_blocking(passes: Passes) -> bool:
     """Whether a launch with real tokens returns only when the device is done with it.
 
-    Where it does, a rank that ran real tokens in two passes back to back reports the first just
-    before the second; where it does not, a whole pass before.
+    A rank that runs real tokens twice in a row reports the first pass after it launched the second.
+    Where launches block, that is after both passes; where they do not, after the first. So from the
+    first launch on it takes about twice or about once what a lone pass of that size takes.
+    """
+    launch, report, largest = passes.launch, passes.report, passes.tokens.max(1)
+    told = np.nan_to_num(report, nan=-np.inf).max(1)
+    is_first = np.append(-np.inf, told[:-1]) < launch  # the engine stood idle before it
+    is_followed = np.append(launch[1:], np.inf) < told
+    lone = np.flatnonzero(is_first & ~is_followed)
+    lone = lone[np.argsort(largest[lone], kind="stable")]
+    ratios = []
+    for i in np.flatnonzero(is_first[:-1] & is_followed[:-1]) if len(lone) >= MIN_TOLD else ():
+        late = report[i][~np.isnan(report[i + 1]) & (report[i] > launch[i + 1])]
+        if len(late):
+            at = int(np.searchsorted(largest[lone], largest[i]))
+            alike = lone[max(0, at - NUM_ALIKE // 2) : at + NUM_ALIKE // 2 + 1]
+            alone = np.median(passes.end[alike] - launch[alike])
+            ratios.append((np.median(late) - launch[i]) / max(alone, 1e-6))
+    if len(ratios) >= MIN_TOLD:
+        return bool(np.median(ratios) > BLOCKING_RATIO)
+    return _blocks_by_reports(passes)
+
+
+def _blocks_by_reports(passes: Passes) -> bool:
+    """The same where few passes stand alone: how far the reports of two in a row lie apart.
+
+    Where launches block, the first is reported just before the second; otherwise a pass before.
     """
     shares = []
     report, launch = passes.report, passes.launch
@@ -117,7 +145,7 @@ def is_blocking(passes: Passes) -> bool:
             if launch[i + 1] < report[i, r] and following > report[i + 1, r]:
                 gap = report[i + 1, r] - report[i, r]
                 shares.append(gap / max(report[i + 1, r] - launch[i + 1], 1e-6))
-    return bool(np.median(shares) < 0.3) if len(shares) >= 5 else True
+    return bool(np.median(shares) < 0.3) if len(shares) >= MIN_TOLD else True
 
 
 def durations(passes: Passes, blocking: bool, turn_s: float) -> F64:

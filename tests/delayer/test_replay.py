@@ -135,6 +135,34 @@ def test_pass_cost_of_an_unseen_fused_pass_is_right():
     assert both[0] == pytest.approx(0.280, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("h100x2-off", True),
+        ("h100x2-on", True),
+        ("h100x2-off-crash", True),
+        ("h100x2-on-watermark", True),
+        ("cpu-dp4-off", False),
+        ("cpu-dp4-on", False),
+        ("cpu-dp8-off", False),
+    ],
+)
+def test_launches_block_on_real_devices_and_not_on_emulated_ones(name, expected):
+    """One machine must not be read as two kinds: fusion and pass times hang on it."""
+    assert fitted(name).costs[0].is_blocking is expected
+
+
+def test_a_turn_is_found_where_passes_are_known_to_whole_seconds():
+    """Requests that met a pass do not count as waiting for a turn, which would be 7 times longer.
+
+    The engine counted 1,487 delay passes in 26.9 s of waiting: 18 ms each.
+    """
+    model = fitted("cpu-dp4-on-defaultlog")
+    low, high = model.turn_range
+    assert low < 0.018 < high
+    assert high < 0.03
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_replay_reproduces_the_recording_itself(phase):
     """Guards the first duty of a replay: with the recorded setting, the recorded latency."""
