@@ -48,7 +48,9 @@ class Cells {
       at += this.extent[i];
       this.end[i] = at * unit;
     }
-    if (this.size === 1) this.readPatterns();
+    if (this.size > 1) return;
+    this.readPatterns();
+    this.readHeld();
   }
 
   // How many ranks prefilled, idled and are known, for each iteration, from its pattern.
@@ -116,11 +118,20 @@ class Cells {
   // Seconds before iteration i in which nothing ran and prefill was withheld, by the requests'
   // stages or, where only counts of delay passes are known, all the time since the pass before.
   heldBefore(i) {
-    const told = this.held ? this.held.a[i] * this.held.coarse * this.unit : 0;
-    if (told) return told;
-    return this.delays[i] && i > 0 && this.size === 1
-      ? Math.max(this.start[i] - this.end[i - 1], 0)
-      : 0;
+    return this.heldTime ? this.heldTime[i] : 0;
+  }
+
+  readHeld() {
+    const n = this.blocks;
+    let any = false;
+    const time = new Float64Array(n);
+    for (let i = 0; i < n; i++) {
+      const told = this.held ? this.held.a[i] * this.held.coarse * this.unit : 0;
+      const since = this.delays[i] && i > 0 ? Math.max(this.start[i] - this.end[i - 1], 0) : 0;
+      time[i] = told || since;
+      any = any || time[i] > 0;
+    }
+    if (any) this.heldTime = time;
   }
 
   // Whether a request of the rank was withheld then; without stages nobody knows whose.

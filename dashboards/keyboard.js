@@ -145,7 +145,6 @@ function walkByKey(tile) {
     PageUp: () => tell(-10),
     Escape: leave,
   };
-  if (!tile.kept) box.dataset.walk = "";
   gd.addEventListener("keydown", (e) => {
     if (!keys[e.key] || e.ctrlKey || e.metaKey || e.altKey || e.shiftKey) return;
     e.preventDefault();

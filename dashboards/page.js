@@ -61,7 +61,7 @@
       timeline,
       plain.filter((t) => (t.run || 0) === (tile.run || 0)),
     ));
-    const path = (timeline.path = new RequestPath(timeline, stretch));
+    const path = (timeline.path = new RequestPath(timeline));
     timelines.push(timeline);
     selectByDrag(stretch);
     listen(timeline, stretch, path);

@@ -7,9 +7,8 @@ const HOLD_ROLES = { delayer: "delayed", forward: "idle", loop: "unknown" };
 
 // The box that finds a request and shows its way, in the tile of the timeline.
 class RequestPath {
-  constructor(timeline, stretch) {
+  constructor(timeline) {
     this.timeline = timeline;
-    this.stretch = stretch;
     this.requests = timeline.requests;
     this.shown = null;
     timeline.marks.push((t) => this.shapes(t));

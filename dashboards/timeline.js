@@ -111,11 +111,12 @@ class Timeline {
         c.size > 1 && time ? Math.min(c.busyOf(q) / Math.max(c.end[q] - c.start[q], 1e-9), 1) : 1;
       c.addRoles(i, j, (q) => (inside(this.from(q), this.to(q)) / w) * dense(q), time, shares);
       if (time && c.size === 1) {
-        for (let q = i; q <= Math.min(j, c.blocks - 1); q++) {
+        for (let q = i; c.heldTime && q <= Math.min(j, c.blocks - 1); q++) {
           const held = c.heldBefore(q),
             part = held ? inside(c.start[q] - held, c.start[q]) / w : 0;
-          for (let r = 0; part && r < c.ranks; r++)
+          for (let r = 0; part && r < c.ranks; r++) {
             if (c.heldOn(q, r)) shares[r * 5 + DELAYED] += part;
+          }
         }
       }
       columns.push({ x0, x1, shares, units: [i, Math.max(j, i + 1)] });
