@@ -101,14 +101,18 @@ def plan_runs(change: Change, tail: float, effect: float, power: float) -> int |
         effect: The size, on the change's scale.
         power: Normal quantile of the share of such checks that are to find it.
 
+    The noise is itself only known to one part in √(2·degrees of freedom). A promise above four of
+    five cannot rest on its being met, so it is planned with that much more noise.
+
     Returns:
         The number; None where not even hundreds would do.
     """
     spent = change.freedom - sum(change.num_runs) + 2
+    more = 1 + 1 / math.sqrt(2 * change.freedom) if power > POWER_Z else 1.0
     for n in range(1, MOST_RUNS + 1):
         freedom = max(spent + 2 * n - 2, 1)
         needed = find_effect(student_quantile(tail, freedom), power, freedom)
-        if needed * change.error((n, n)) <= effect:
+        if needed * more * change.error((n, n)) <= effect:
             return n
     return None
 
