@@ -20,7 +20,14 @@ from pdtrace.check.changes import (
 )
 from pdtrace.check.judge import Case, judge_cases
 from pdtrace.check.measures import COUNTS, FEATURES, LATENCIES
-from pdtrace.check.power import find_runs, plan_runs, student_quantile, student_tail
+from pdtrace.check.power import (
+    POWER_Z,
+    SURE_Z,
+    find_runs,
+    plan_runs,
+    student_quantile,
+    student_tail,
+)
 from pdtrace.check.samples import Cell, Pool, Sample, Sketch, Workload
 from pdtrace.check.verdicts import Verdict
 
@@ -136,17 +143,18 @@ def test_so_many_more_runs_settle_it(true_change, least):
     assert before < settled
 
 
-def test_planned_runs_find_what_was_planned_for():
-    """'N runs of each to find it' likewise."""
+@pytest.mark.parametrize(("power", "least", "most"), [(POWER_Z, 0.72, 0.95), (SURE_Z, 0.95, 1)])
+def test_planned_runs_find_what_was_planned_for(power, least, most):
+    """'N runs of each to find it' likewise; the surer promise must hold surely."""
     start = Change(1, 1, 0.0, MEAN.noise, 8, (1, 1), 1.0, 10)
-    n = plan_runs(start, 0.005, 0.05, 0.8416)
+    n = plan_runs(start, 0.005, 0.05, power)
     rng = np.random.default_rng(4)
     found = sum(
         judge_values(np.exp(rng.normal(0, MEAN.noise, n)), np.exp(rng.normal(0.05, MEAN.noise, n)))
         == Verdict.FAIL
         for _ in range(300)
     )
-    assert 0.72 <= found / 300 <= 0.95
+    assert least <= found / 300 <= most
 
 
 def test_many_measures_share_one_risk():
