@@ -76,9 +76,9 @@ def delayer_section(run: Run, m: Numbers) -> Section:
 def ledger_section(ledger: Ledger) -> Section | None:
     """Episodes by how they ended, what they cost and saved, and the balance with the counters."""
     if ledger.reason is not None:
-        told = [_balance_line(e) for e in ledger.balance if e.counted]
-        if not told:
+        if not ledger.balance:  # nothing was on that could have waited
             return None
+        told = [_balance_line(e) for e in ledger.balance if e.counted]
         return Section("Delay episodes", notes=(f"None: {ledger.reason}.", *told))
     table = ledger.episodes.with_columns(
         pl.col("ended_by").cast(pl.String),

@@ -18,6 +18,7 @@ from pdtrace.__main__ import main
 from pdtrace.delayer.balance import Entry
 from pdtrace.delayer.ledger import build_ledger, ledger_values
 from pdtrace.delayer.savings import TypicalDurations, estimate_savings
+from pdtrace.exports.delay_section import ledger_section
 from pdtrace.exports.report import build_report
 from pdtrace.exports.terminal import render_terminal
 from pdtrace.metrics import measure
@@ -214,6 +215,9 @@ def test_a_watermark_that_lets_all_through_holds_nobody():
     ledger = build_ledger(load("h100x2-on-watermark"))
     assert ledger.reason == "prefill was never withheld (the low watermark lets it through)"
     assert ledger.totals.num_episodes == 0
+    section = ledger_section(ledger)
+    assert section is not None
+    assert section.notes == (f"None: {ledger.reason}.",)
 
 
 def test_counters_alone_are_told_without_episodes():
