@@ -40,6 +40,14 @@ def seconds(value: float | None) -> str:
     return f"{value:,.1f} s" if abs(value) < 1000 else f"{value:,.0f} s"
 
 
+def seconds_within(value: float, half: float) -> str:
+    """A time span and half its interval, both in the unit that suits it: ``281 ± 33 ms``."""
+    text, unit = seconds(value).rsplit(" ", 1)
+    scale = {"µs": 1e6, "ms": 1e3, "s": 1.0}[unit]
+    digits = len(text.partition(".")[2])
+    return f"{text} ± {half * scale:,.{digits}f} {unit}"
+
+
 def number(value: float | None, digits: int = 2) -> str:
     """A number with so many decimals."""
     return UNKNOWN if value is None else f"{value:,.{digits}f}"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pdtrace.exports.untrusted import show_in_markdown
 from pdtrace.untrusted import show
-from pdtrace.wording import percent, plural, seconds, significant
+from pdtrace.wording import percent, plural, seconds, seconds_within, significant
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,16 @@ def test_shown_text_is_printable(text: str) -> None:
     """Whatever a name holds, what is shown cannot move a cursor or reorder a line."""
     assert show(text).isprintable()
     assert "<" not in show_in_markdown(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [
+        (0.2814, 0.033, "281 ± 33 ms"),
+        (0.0041, 0.0123, "4.1 ± 12.3 ms"),
+        (25.21, 57.04, "25.2 ± 57.0 s"),
+    ],
+)
+def test_a_span_and_its_interval_share_a_unit(value: float, half: float, text: str) -> None:
+    """Two units in one cell would have to be converted in the reader's head."""
+    assert seconds_within(value, half) == text

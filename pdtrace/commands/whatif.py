@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pdtrace.exports.report import Report
     from pdtrace.run import Run
 
+MOST_PASSES = 1_000_000_000
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``whatif``."""
@@ -69,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.sources.joining import join_requests
 
     refuse_two_outputs(args)
-    if min(args.max_delay_passes) < 0:
-        raise UsageError("--max-delay-passes must not be negative")
+    if not 0 <= min(args.max_delay_passes) <= max(args.max_delay_passes) <= MOST_PASSES:
+        raise UsageError(f"--max-delay-passes must lie between 0 and {MOST_PASSES:,}")
     watermark = args.token_usage_low_watermark
     if watermark is not None and not 0 <= watermark <= 1:
         raise UsageError("--token-usage-low-watermark must lie between 0 and 1")

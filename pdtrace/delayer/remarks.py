@@ -47,7 +47,8 @@ def name_change(change: Range) -> str:
     if not np.isfinite(change[0]):
         return "not known"
     point, low, high = (100 * x for x in change)
-    return f"{point:+.1f} ± {(high - low) / 2:.1f} %"
+    digits = 1 if abs(point) < 99.95 else 0
+    return f"{point:+,.{digits}f} ± {(high - low) / 2:,.{digits}f} %"
 
 
 def remark_on(
@@ -61,7 +62,8 @@ def remark_on(
         outcomes: What was swept.
         usage: Waits by the least KV pool usage among the ranks that ask, in thousandths.
     """
-    said = [*_on_flags(model), *_on_watermark(model, usage), *_on_recording(model)]
+    said = [*remark_on_release(model), *_on_flags(model)]
+    said += [*_on_watermark(model, usage), *_on_recording(model)]
     shaky = [
         str(o.setting.max_delay_passes)
         for o in outcomes
@@ -87,6 +89,12 @@ def remark_on(
             "more would send later wherever answers come later."
         )
     return tuple(said)
+
+
+def remark_on_release(model: EngineModel) -> tuple[str, ...]:
+    """What was assumed to know the negotiation of the release, as a sentence."""
+    note = model.rules.note
+    return (f"Negotiation: {note}.",) if note else ()
 
 
 def _on_flags(model: EngineModel) -> list[str]:

@@ -17,6 +17,8 @@ from pdtrace.exports.report import Report, Section
 from pdtrace.wording import UNKNOWN, number, plural, seconds, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pdtrace.delayer.engine_model import EngineModel
     from pdtrace.delayer.outcomes import Advice, Outcome, Range, RoutingOutcome
 
@@ -83,7 +85,7 @@ def _outcome(o: Outcome) -> dict[str, Any]:
 
 def build_advice_report(model: EngineModel, advice: Advice) -> Report:
     """The report of a tuning."""
-    sections = (_sweep(model, advice), _routings(advice), _sensitivity(advice))
+    sections = (*_sweep(model, advice), _routings(advice), _sensitivity(advice))
     return Report((*warn_of_arrivals(model), *_verdict(advice)), None, sections)
 
 
@@ -139,27 +141,24 @@ def _name(advice: Advice, o: Outcome) -> str:
     return f"{words} {marks}".rstrip()
 
 
-def _sweep(model: EngineModel, advice: Advice) -> Section:
+def _sweep(model: EngineModel, advice: Advice) -> tuple[Section, Section]:
     shown = [
         o
         for o in advice.outcomes
         if o.setting.token_usage_low_watermark is None or o.on_front or o is advice.chosen
     ]
-    rows = []
-    for o in (advice.off, *shown):
-        changes = (UNKNOWN,) * 3
-        if o is not advice.off:
-            changes = (name_change(o.latency), name_change(o.p99), name_change(o.throughput))
-        rows.append(
-            (
-                _name(advice, o), seconds(o.bound_s), *changes, seconds(o.ttft_p99_s[0]),
-                whole(o.throughput_tok_s[0]), whole(o.num_delay_passes),
-            )
-        )  # fmt: skip
-    columns = (
-        "bound", "held", "mean latency", "p99 TTFT", "tok per busy s", "p99 TTFT", "tok/s",
-        "delays",
-    )  # fmt: skip
+    rows = [
+        (
+            _name(advice, o),
+            seconds(o.bound_s),
+            *(
+                UNKNOWN if o is advice.off else name_change(x)
+                for x in (o.latency, o.p99, o.throughput)
+            ),
+        )
+        for o in (advice.off, *shown)
+    ]
+    columns = ("bound", "held", "mean latency", "TTFT p99", "tok per busy s")
     notes = [
         "● on the front: no other setting has both more tokens per busy second and a lower p99 of "
         "the time to first token (TTFT); ▸ chosen; ~ many waits end near the bound. Bound: delay "
@@ -180,7 +179,23 @@ def _sweep(model: EngineModel, advice: Advice) -> Section:
             f"({', '.join(f'{w:g}' for w in levels)})."
         )
     notes += [*advice.remarks, *rests_on(model)]
-    return Section("Sweep", columns, tuple(rows), tuple(dict.fromkeys(notes)))
+    changes = Section("Sweep", columns, tuple(rows), tuple(dict.fromkeys(notes)))
+    return changes, _absolute(advice, shown)
+
+
+def _absolute(advice: Advice, shown: Sequence[Outcome]) -> Section:
+    """What the changes come to."""
+    rows = tuple(
+        (
+            _name(advice, o), seconds(o.request_latency_mean_s[0]), seconds(o.ttft_p99_s[0]),
+            whole(o.throughput_tok_s[0]), whole(o.num_iterations), whole(o.num_delay_passes),
+        )
+        for o in (advice.off, *shown)
+    )  # fmt: skip
+    columns = (
+        "bound", "mean latency", "TTFT p99", "tok per busy s", "iterations", "delay passes",
+    )  # fmt: skip
+    return Section("Predicted", columns, rows)
 
 
 def _routings(advice: Advice) -> Section:
@@ -190,13 +205,16 @@ def _routings(advice: Advice) -> Section:
             name_change(r.on.latency), name_change(r.on.throughput),
         )  # fmt: skip
 
-    on = f"{advice.routings[0].on.setting.max_delay_passes} passes"
-    columns = ("routing", "off: latency", "tok per busy s", f"{on}: latency", "tok per busy s")
+    columns = ("routing", "off: latency", "off: tok/s", "on: latency", "on: tok/s")
     notes = [
         f"{r.title}: {r.meaning}" + (f" (--load-balance-method {r.method})." if r.method else ".")
         for r in advice.routings
     ]
-    notes.append("Changes are against the recorded assignment with the delayer off.")
+    on = name_setting(advice.routings[0].on.setting)
+    notes.append(
+        "Changes of mean latency and of tokens per busy second, against the recorded assignment "
+        f"with the delayer off. On: {on}."
+    )
     return Section("Other routings", columns, tuple(map(cells, advice.routings)), tuple(notes))
 
 
@@ -205,13 +223,10 @@ def _sensitivity(advice: Advice) -> Section:
         (
             f"{number(p.turn_s * 1e3)} ms", seconds(p.outcome.bound_s),
             name_change(p.outcome.latency), name_change(p.outcome.p99),
-            name_change(p.outcome.throughput), whole(p.outcome.num_delay_passes),
+            name_change(p.outcome.throughput),
         )
         for p in advice.sensitivity
     )  # fmt: skip
-    columns = (
-        "turn takes", "held up to", "mean latency", "p99 TTFT", "tok per busy s",
-        "delays",
-    )  # fmt: skip
+    columns = ("turn takes", "held", "mean latency", "TTFT p99", "tok per busy s")
     setting = name_setting(advice.routings[0].on.setting)
     return Section(f"If a turn takes longer or shorter ({setting})", columns, rows)

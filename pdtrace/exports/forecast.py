@@ -9,8 +9,9 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from pdtrace.delayer.remarks import refuse_delayer, remark_on_release
 from pdtrace.exports.report import Report, Section
-from pdtrace.wording import plural, seconds, whole
+from pdtrace.wording import plural, seconds, seconds_within, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ def write_forecast(
     ]
     return dump_json(
         {
+            "notes": [] if measured.get("num_delay_passes") is not None else [NOT_COUNTED],
             "measured": {k: plain_number(v) for k, v in measured.items()},
             "scenarios": scenarios,
             "engine": describe_engine(model),
@@ -84,45 +86,103 @@ def name_setting(setting: Setting) -> str:
     return words
 
 
-ROWS = (
-    ("iterations", "num_iterations", whole),
-    ("of them on one rank", "num_solo_iterations", whole),
-    ("of them on all ranks", "num_fully_fused_iterations", whole),
-    ("delay passes", "num_delay_passes", whole),
-    ("request latency, mean", "request_latency_mean_s", seconds),
-    ("time to first token, p50", "ttft_p50_s", seconds),
-    ("time to first token, p99", "ttft_p99_s", seconds),
-    ("tokens per busy second", "prefill_throughput_tok_s", whole),
+COUNTS = (
+    ("iterations", "num_iterations"),
+    ("on one rank", "num_solo_iterations"),
+    ("on all ranks", "num_fully_fused_iterations"),
+    ("delay passes", "num_delay_passes"),
 )
+TIMES = (
+    ("mean latency", "request_latency_mean_s"),
+    ("TTFT p50", "ttft_p50_s"),
+    ("TTFT p99", "ttft_p99_s"),
+    ("tok per busy s", "prefill_throughput_tok_s"),
+)
+NUM_IN_VERDICT = 3
 
 
 def build_forecast_report(
     model: EngineModel, measured: Mapping[str, float | None], predictions: Sequence[Prediction]
 ) -> Report:
     """The report of a what-if."""
-    verdict = []
-    base = measured.get("request_latency_mean_s")
-    for p in predictions:
-        value = p.values.get("request_latency_mean_s")
-        if base and value:
-            low, high = p.intervals["request_latency_mean_s"]
-            verdict.append(
-                f"Delayer {name_setting(p.setting)}: mean request latency "
-                f"{seconds(base)} → {seconds(value)} ({seconds(low)} to {seconds(high)})."
+    notes = [
+        "Recorded is what was measured, the rest is predicted; nine in ten runs are expected "
+        "within ±. TTFT: time to first token; busy: while a pass runs.",
+    ]
+    if measured.get("num_delay_passes") is None:
+        notes.append(NOT_COUNTED)
+    bounds = [p.setting.max_delay_passes or 0 for p in predictions]
+    notes += [*remark_on_release(model), *rests_on(model, [n for n in bounds if n > 1])]
+    sections = (
+        _predicted("Iterations", COUNTS, model, measured, predictions),
+        _predicted("Times", TIMES, model, measured, predictions, notes),
+    )
+    verdict = (*warn_of_arrivals(model), *_verdict(model, measured, predictions))
+    return Report(verdict, None, sections)
+
+
+NOT_COUNTED = (
+    "How many delay passes were recorded is not known: the engine's counters before and after the "
+    "load tell it (/metrics), of all requests together."
+)
+
+
+def _verdict(
+    model: EngineModel, measured: Mapping[str, float | None], predictions: Sequence[Prediction]
+) -> tuple[str, ...]:
+    refusal = refuse_delayer(model)
+    lines = [f"{refusal}: what follows is what it would do if it did."] if refusal else []
+    recorded, latency = measured.get("request_latency_mean_s"), "request_latency_mean_s"
+    own = name_setting(model.recorded)
+    shown = {name_setting(p.setting): p for p in predictions}
+    for name, p in list(shown.items())[:NUM_IN_VERDICT]:
+        if recorded is None or p.values.get(latency) is None:
+            continue
+        low, high = p.intervals[latency]
+        told = f"{seconds(p.values[latency])} ({seconds(low)} to {seconds(high)})"
+        if name == own:
+            lines.append(
+                f"As recorded ({own}): mean request latency {seconds(recorded)}, replayed {told}."
             )
-    verdict = [*warn_of_arrivals(model), *verdict[:3]]
-    rows = []
-    for title, key, word in ROWS:
-        cells = [title, word(measured.get(key))]
-        for p in predictions:
-            text = word(p.values.get(key))
-            if key in p.intervals:
-                text += " ({} – {})".format(*(word(x) for x in p.intervals[key]))
-            cells.append(text)
-        rows.append(tuple(cells))
-    columns = ("", "recorded", *(name_setting(p.setting) for p in predictions))
-    notes = ("In brackets: nine in ten runs are expected between.", *rests_on(model))
-    return Report(tuple(verdict), None, (Section("Predicted", columns, tuple(rows), notes),))
+        else:
+            lines.append(
+                f"{name}: mean request latency {told}, recorded with {own}: {seconds(recorded)}."
+            )
+    return tuple(line[0].upper() + line[1:] for line in lines)
+
+
+def _predicted(
+    title: str,
+    quantities: Sequence[tuple[str, str]],
+    model: EngineModel,
+    measured: Mapping[str, float | None],
+    predictions: Sequence[Prediction],
+    notes: Sequence[str] = (),
+) -> Section:
+    """One row a setting below what was recorded."""
+
+    def cell(key: str, value: float | None, limits: tuple[float, float] | None) -> str:
+        is_time = key in ("request_latency_mean_s", "ttft_p50_s", "ttft_p99_s")
+        if value is None or limits is None:
+            return seconds(value) if is_time else whole(value)
+        half = limits[1] - value  # the other side may have been cut at 0
+        return seconds_within(value, half) if is_time else f"{whole(value)} ± {whole(half)}"
+
+    rows = [
+        (
+            f"recorded ({name_setting(model.recorded)})",
+            *(cell(key, measured.get(key), None) for _, key in quantities),
+        )
+    ]
+    rows += [
+        (
+            name_setting(p.setting),
+            *(cell(key, p.values.get(key), p.intervals.get(key)) for _, key in quantities),
+        )
+        for p in {name_setting(p.setting): p for p in predictions}.values()
+    ]
+    columns = ("setting", *(name for name, _ in quantities))
+    return Section(title, columns, tuple(rows), tuple(notes))
 
 
 def warn_of_arrivals(model: EngineModel) -> tuple[str, ...]:
@@ -136,15 +196,27 @@ def warn_of_arrivals(model: EngineModel) -> tuple[str, ...]:
     )
 
 
-def rests_on(model: EngineModel) -> tuple[str, ...]:
-    """Notes on what a prediction rests on."""
+def rests_on(model: EngineModel, bounds: Sequence[int] = (30,)) -> tuple[str, ...]:
+    """Notes on what a prediction rests on.
+
+    Args:
+        model: The engine.
+        bounds: Delay passes to say in milliseconds.
+    """
     turn, (low, high) = float(model.times[3]), model.turn_range
     source = "from spans" if model.turn_source == "spans" else "assumed"
-    said = [
+    text = (
         f"A delayed scheduler turn takes {turn * 1e3:.2f} ms here ({source}; {low * 1e3:.2f} to "
-        f"{high * 1e3:.2f} ms are possible), so 30 passes hold a request back up to "
-        f"{seconds(29 * turn)} ({seconds(29 * low)} to {seconds(29 * high)})."
+        f"{high * 1e3:.2f} ms are possible)"
+    )
+    waits = [
+        f"{seconds((n - 1) * turn)} ({seconds((n - 1) * low)} to {seconds((n - 1) * high)}) with "
+        f"{plural(n, 'pass')}"
+        for n in dict.fromkeys(bounds)
     ]
+    if waits:
+        text += f", so a request is held back up to {'; '.join(waits)}"
+    said = [f"{text}."]
     if model.costs[0].stalls:
         said.append(
             f"{plural(len(model.costs[0].stalls), 'recorded pass')} stalled (probably first use of "

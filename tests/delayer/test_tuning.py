@@ -29,6 +29,9 @@ from pdtrace.delayer.replay import (
 )
 from pdtrace.delayer.tuning import LEAST_GAIN, choose_setting, choose_watermarks, mark_front, tune
 from pdtrace.errors import UsageError
+from pdtrace.exports.advice import build_advice_report
+from pdtrace.exports.forecast import build_forecast_report
+from pdtrace.exports.terminal import render_terminal
 from pdtrace.sources.joining import join_requests
 from tests.simulate.made import make_run
 
@@ -290,5 +293,57 @@ def test_tune_prints_the_front_and_the_choice(capsys):
     assert main(["tune", str(OFF)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("Use --enable-prefill-delayer --prefill-delayer-max-delay-passes ")
-    assert said.count("▸●") == 1
+    assert said.count("▸●") == 2  # changes, and what they come to
     assert "round robin" in said
+
+
+@pytest.mark.parametrize(
+    "command", [["tune"], ["whatif", "--max-delay-passes", "0", "1", "8", "30"]]
+)
+def test_reports_fit_a_narrow_terminal(command):
+    """A table too wide loses its first column: numbers of nobody knows which setting."""
+    model = fitted(OFF)
+    if command[0] == "tune":
+        report = build_advice_report(model, advised(OFF))
+    else:
+        chosen = choose_requests(model, None)
+        measured = measure_recording(model, chosen, 0.0)
+        settings = [Setting(int(n)) for n in command[2:]]
+        report = build_forecast_report(model, measured, predict(model, settings, chosen, measured))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", render_terminal(report, width=80))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    for section in report.sections:
+        for row in (section.columns, *section.rows) if section.rows else ():
+            assert any(all(cell in line for cell in row) for line in lines), row
+
+
+def test_whatif_says_each_setting_once_and_the_bounds_asked_for(capsys):
+    """0 and 1 pass are one setting, and a reader of 8 passes is not told how long 30 take."""
+    assert main(["whatif", str(OFF), "--max-delay-passes", "0", "1", "8"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("As recorded (off)") == 1
+    assert "with 8 passes" in said
+    assert "30 passes" not in said
+
+
+def test_whatif_notes_what_the_recording_does_not_tell_and_a_release_that_refuses(capsys):
+    """Null without a reason, or a gain where the engine would not start, would mislead."""
+    run = str(SAMPLES / "h100x2-on-watermark")
+    assert main(["whatif", run, "--max-delay-passes", "30", "--json", "-"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["measured"]["num_delay_passes"] is None
+    assert "counters" in told["notes"][0]
+    command = ["whatif", run, "--max-delay-passes", "30", "--engine-version"]
+    assert main([*command, "0.5.8"]) == 0
+    assert capsys.readouterr().out.startswith("SGLang 0.5.8 does not start with it on a prefill")
+    assert main([*command, "0.5.24"]) == 0
+    assert "0.5.24 is newer than any release known here" in capsys.readouterr().out
+
+
+def test_a_bound_beyond_all_numbers_is_refused_in_one_line(capsys):
+    """The compiled replay counts in 64 bits; more is a slip of the finger."""
+    assert main(["whatif", str(OFF), "--max-delay-passes", "9" * 20]) == 2
+    assert capsys.readouterr().err == (
+        "pdtrace: --max-delay-passes must lie between 0 and 1,000,000,000\n"
+    )
