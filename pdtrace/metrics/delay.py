@@ -30,16 +30,18 @@ OUTCOMES = {
 
 
 class DelayTally:
-    """Reads the decision table of the run; parts hold no decisions."""
+    """Reads the tables of the run; of its parts, only whether they hold an iteration."""
 
     def __init__(self, run: Run, prices: Prices) -> None:
         self.delayer = run.engine.delayer
         self.decisions = run.decisions
         self.stages = run.stages
         self.episodes = run.episodes
+        self.has_iterations = False
 
     def add(self, part: Part) -> None:
-        """Parts hold no decisions."""
+        """Without an iteration no wait can be told from any other."""
+        self.has_iterations |= not part.iterations.is_empty()
 
     def rows(self) -> list[Metric]:
         """Rows of the family; see :func:`measure_delay`."""
@@ -66,7 +68,7 @@ class DelayTally:
             seconds, note = as_seconds(int(str(per_rank["wait"].max()))), ""
         elif self.delayer.enabled is False:
             seconds, note = 0.0, OFF
-        elif not self.stages.is_empty():
+        elif self.has_iterations and not self.stages.is_empty():
             seconds = as_seconds(total(self.episodes["wait"]))
             num = self.episodes.height
             rows.append(Metric("delay_seconds_total", seconds, "s", num, FROM_REQUESTS))

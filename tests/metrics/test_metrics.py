@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdtrace.errors import UsageError
+from pdtrace.loading import load
 from pdtrace.metrics import measure
 from pdtrace.run import DelayerInfo, EngineInfo, Part, count_rank_passes
 from pdtrace.schema import ITERATIONS, METRICS
@@ -26,6 +27,7 @@ hand = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(hand)
 
 # Four iterations on two ranks: solo on 0, fused, solo on 1, solo on 0.
+SAMPLES = Path(__file__).parents[2] / "sample_logs"
 GRID = [(100, {0: 1000}), (200, {0: 1000, 1: 400}), (300, {1: 600}), (400, {0: 2000})]
 
 
@@ -196,6 +198,13 @@ def test_delay_passes_are_null_from_a_log_alone() -> None:
     assert "counters" in m["num_delay_passes"]["note"]
     assert m["delay_seconds_total"]["value"] is None
     assert m["num_delay_timeouts"]["value"] == 1
+
+
+def test_requests_without_iterations_tell_no_delay() -> None:
+    """What a client alone wrote says nothing of waits: their time is null, not zero."""
+    run = load(SAMPLES / "h100x2-on", sources=["client_log"])
+    assert run.requests.height
+    assert values(run)["delay_seconds_total"]["value"] is None
 
 
 def test_a_delayer_that_is_off_delays_nothing() -> None:
