@@ -35,6 +35,7 @@ from pdtrace.compare.workload import compare_workloads
 from pdtrace.errors import UsageError
 from pdtrace.metrics import measure
 from pdtrace.schema import COMPARISONS
+from pdtrace.wording import plural
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 DELAYS = ("num_delay_passes", "delay_seconds_total")
 NAMES = ("baseline", "candidate")
+TWO_SPEEDS = "ran at two speeds"
 OF_DURATIONS = ("prefill_throughput_tok_s", "idle_rank_time_ratio", "idle_rank_seconds")
 MOST_ESTIMATED = 0.2  # share of durations that may be estimates before nothing is claimed of them
 SLOWER = 0.05
@@ -370,13 +372,13 @@ def _describe(sides: tuple[Side, Side], by_arrival: bool) -> list[str]:
         modes = find_modes(side.passes)
         if modes is not None:
             notes.append(
-                f"the {name} ran at two speeds: in {modes.slow_share:.0%} of its time the same "
+                f"the {name} {TWO_SPEEDS}: in {modes.slow_share:.0%} of its time the same "
                 f"passes took {modes.ratio:.2f} times as long; a mean of both describes neither"
             )
         rest = int((side.pass_blocks == NO_BLOCK).sum())
         if rest and len(side.requests):
             notes.append(
-                f"{rest:,} passes of the {name} prefilled none of the compared requests (warm-up); "
-                "they count among its iterations, as in analyze"
+                f"{plural(rest, 'pass')} of the {name} prefilled none of the compared requests "
+                "(warm-up); they count among its iterations, as in analyze"
             )
     return notes

@@ -102,7 +102,8 @@ def _compare_releases(a: EngineInfo, b: EngineInfo, reasons: list[str], notes: l
     if known[0][1] < known[1][0] or known[1][1] < known[0][0]:
         reasons.append(f"engine release differs: {names[0]} and {names[1]}")
     elif known[0] != known[1] or known[0][0] != known[0][1]:
-        notes.append(f"the releases may differ: {names[0]} and {names[1]}")
+        told = f"{names[0]} and {names[1]}" if names[0] != names[1] else f"both within {names[0]}"
+        notes.append(f"the releases may differ: {told}")
 
 
 def _version(release: str) -> tuple[int, ...]:

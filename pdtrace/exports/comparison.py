@@ -9,9 +9,11 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from pdtrace.compare.comparison import TWO_SPEEDS
 from pdtrace.compare.published import LATENCY, THROUGHPUT, find_band, read_published
+from pdtrace.compare.verdicts import FLOOR
 from pdtrace.exports.report import Report, Section
-from pdtrace.wording import UNKNOWN, in_unit, number, whole
+from pdtrace.wording import UNKNOWN, in_unit, number, plural
 from pdtrace.wording import change as describe_ratio
 
 if TYPE_CHECKING:
@@ -147,12 +149,13 @@ def build_verdict(result: Comparison) -> Iterator[str]:
         "better": "The candidate is better",
         "worse": "The candidate is worse",
         "same": "No difference that matters",
-        "inconclusive": "No verdict: the difference could be chance",
+        "inconclusive": f"No verdict, {_why_inconclusive(row)}",
         "unmeasured": "Not measured",
     }
     yield f"{words[row.verdict]}: {row.quantity.title}, {describe_change(row)}."
     if _differs(row.raw[0], row.baseline) or _differs(row.raw[1], row.candidate):
         yield _raw_sentence(result, row)
+    yield from (f"Beware: {note}." for note in result.notes if TWO_SPEEDS in note)
     yield _cost_sentence(result)
     idle, fused = result.get("idle_rank_time_ratio"), result.get("fusion_width_mean")
     parts = [
@@ -169,13 +172,24 @@ def build_verdict(result: Comparison) -> Iterator[str]:
         yield text[0].upper() + text[1:] + "."
 
 
+def _why_inconclusive(row: Compared) -> str:
+    if row.low is None or row.high is None:
+        return "for there is no interval"
+    nearest = 0.0 if row.low <= 0 <= row.high else min(abs(row.low), abs(row.high))
+    if nearest == 0:
+        return "the difference could be chance"
+    if nearest <= FLOOR:
+        return f"repeats of one setting can differ by {FLOOR:.0%}, too"
+    return "there is too little of it"
+
+
 def _raw_sentence(result: Comparison, row: Compared) -> str:
     x, y = row.raw
     change = f" ({describe_ratio(y / x - 1)})" if x and y is not None else ""
     a, b = result.num_stalls
     return (
-        f"With stalls included, {show_value(x, row)} → {show_value(y, row)}{change}: {a:,} passes "
-        f"of the baseline and {b:,} of the candidate stalled."
+        f"With stalls included, {show_value(x, row)} → {show_value(y, row)}{change}: "
+        f"{plural(a, 'pass')} of the baseline and {b:,} of the candidate stalled."
     )
 
 
@@ -186,7 +200,10 @@ def _cost_sentence(result: Comparison) -> str:
         parts.append(f"{slower:,} of {of:,} requests are answered over 5 % later")
     for row in result.rows:
         if row.quantity.is_cost and row.verdict == "worse":
-            parts.append(f"{row.quantity.title} {whole(row.baseline)} → {whole(row.candidate)}")
+            parts.append(
+                f"{row.quantity.title} {show_value(row.baseline, row)} → "
+                f"{show_value(row.candidate, row)}"
+            )
         elif row.quantity.is_cost and row.verdict == "unmeasured" and row.raw[1]:
             x, y = (show_value(v, row) for v in row.raw)
             parts.append(f"{row.quantity.title} {x} → {y} in the whole runs")

@@ -56,6 +56,16 @@ def test_stalls_that_turn_a_mean_around_are_told_in_the_verdict(capsys) -> None:
     assert "With stalls included, 354 ms → 444 ms (+26 %)" in text
 
 
+def test_an_open_verdict_says_what_leaves_it_open(capsys) -> None:
+    """An interval without zero is not chance, and seconds of delay are no bare number."""
+    assert main(["compare", str(Path(OFF) / "server.log"), ON]) == 0
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert text.startswith("No verdict, repeats of one setting can differ by 3%, too: TTFT, mean")
+    assert main(["compare", OFF, ON]) == 0
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "delay passes 0 → 4,215; delay seconds 0 s → 6.68 s" in text
+
+
 def test_not_comparable_ends_with_two_and_one_line(capsys) -> None:
     """The JSON is written all the same, with the reasons and without numbers."""
     assert main(["compare", OFF, str(SAMPLES / "cpu-dp4-off"), "--json", "-"]) == 2
