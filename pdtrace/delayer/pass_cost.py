@@ -33,8 +33,8 @@ MIN_PASSES = 20
 QUICKEST_S = 0.005
 MIN_NEIGHBOURS = 15
 MIN_TOLD = 5  # cases that must tell whether launches block
-NUM_ALIKE = 8  # lone passes of like size that one is compared with
-BLOCKING_RATIO = 1.5  # between one pass and two
+MIN_LONE = 8  # passes that stand alone
+NUM_REWEIGHTED = 10
 
 
 @dataclass(frozen=True)
@@ -109,26 +109,45 @@ def is_blocking(passes: Passes) -> bool:
     """Whether a launch with real tokens returns only when the device is done with it.
 
     A rank that runs real tokens twice in a row reports the first pass after it launched the second.
-    Where launches block, that is after both passes; where they do not, after the first. So from the
-    first launch on it takes about twice or about once what a lone pass of that size takes.
+    Where launches block, that is after both passes; where they do not, after one. What comes nearer
+    is told by how long passes take that stand alone.
     """
-    launch, report, largest = passes.launch, passes.report, passes.tokens.max(1)
+    launch, report = passes.launch, passes.report
     told = np.nan_to_num(report, nan=-np.inf).max(1)
     is_first = np.append(-np.inf, told[:-1]) < launch  # the engine stood idle before it
     is_followed = np.append(launch[1:], np.inf) < told
     lone = np.flatnonzero(is_first & ~is_followed)
-    lone = lone[np.argsort(largest[lone], kind="stable")]
-    ratios = []
-    for i in np.flatnonzero(is_first[:-1] & is_followed[:-1]) if len(lone) >= MIN_TOLD else ():
+    if len(lone) < MIN_LONE:
+        return _blocks_by_reports(passes)
+    alone = _expect_by_lone(passes, lone)
+    misses = []
+    for i in np.flatnonzero(is_first[:-1] & is_followed[:-1]):
         late = report[i][~np.isnan(report[i + 1]) & (report[i] > launch[i + 1])]
         if len(late):
-            at = int(np.searchsorted(largest[lone], largest[i]))
-            alike = lone[max(0, at - NUM_ALIKE // 2) : at + NUM_ALIKE // 2 + 1]
-            alone = np.median(passes.end[alike] - launch[alike])
-            ratios.append((np.median(late) - launch[i]) / max(alone, 1e-6))
-    if len(ratios) >= MIN_TOLD:
-        return bool(np.median(ratios) > BLOCKING_RATIO)
-    return _blocks_by_reports(passes)
+            took = float(np.median(late) - launch[i])
+            both = alone[i] + alone[i + 1]
+            misses.append((abs(np.log(took / both)), abs(np.log(took / alone[i]))))
+    if len(misses) < MIN_TOLD:
+        return _blocks_by_reports(passes)
+    if_blocking, if_not = np.median(misses, axis=0)
+    return bool(if_blocking < if_not)
+
+
+def _expect_by_lone(passes: Passes, lone: I64) -> F64:
+    """Roughly how long each pass takes, by those that stand alone; least absolute relative error.
+
+    Not the fit of this module: that one needs to know first whether launches block.
+    """
+    tokens, squares = passes.tokens / 1e3, passes.squares / 1e6
+    features = np.column_stack([np.ones(len(passes)), tokens.max(1), squares.max(1), tokens.sum(1)])
+    took = np.maximum((passes.end - passes.launch)[lone], 1e-6)
+    weight = 1 / took
+    for _ in range(NUM_REWEIGHTED):
+        theta = np.linalg.lstsq(features[lone] * weight[:, None], took * weight, rcond=None)[0]
+        miss = np.abs(features[lone] @ theta / took - 1)
+        weight = 1 / (took * np.sqrt(np.maximum(miss, 0.02)))
+    out: F64 = np.maximum(features @ theta, np.quantile(took, 0.05))
+    return out
 
 
 def _blocks_by_reports(passes: Passes) -> bool:

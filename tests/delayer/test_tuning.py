@@ -243,6 +243,14 @@ def test_passes_are_timed_alike_with_long_waits_before_them():
     assert both[1] == pytest.approx(both[0], rel=0.15)
 
 
+@pytest.mark.parametrize("passes", ["off", "500"])
+@pytest.mark.parametrize("launches", [(), ("--asynchronous-launches",)])
+def test_simulated_launches_are_told_apart(passes, launches):
+    """Passes of every size run in a row, and what follows may take as long, or be short."""
+    options = ("--dp-size", "2", "--requests", "400", "--max-delay-passes", passes, *launches)
+    assert fitted(make_run(*options)).costs[0].is_blocking is not bool(launches)
+
+
 def test_waits_near_the_bound_are_told():
     """Guards the warning: pairs 47 ms apart end near a bound of 30 passes, and not of 120."""
     model = fitted(OFF)
