@@ -75,6 +75,8 @@ class Engine:
         while True:
             try:
                 return self._read_facts(await self._ask_info())
+            except AnswerError as error:
+                raise InputError(f"no engine answers: {error}", path=self.url) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if time.monotonic() >= until:
                     raise InputError(f"no engine answers: {_describe(error)}", path=self.url) from (
@@ -175,6 +177,10 @@ def _without_secrets(info: dict[str, Any]) -> dict[str, Any]:
 
 def _describe(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return f"no machine {error.host} is known"
         number = error.os_error.errno  # its own text varies: "Connect call failed (…)"
         return os.strerror(number) if number else str(error.os_error)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "what answers there does not speak HTTP, or not as it should"
     return str(error) or ("it took too long" if isinstance(error, TimeoutError) else repr(error))

@@ -75,9 +75,10 @@ class RoundOutcome:
         return self.num_ok == self.num_planned
 
     def describe(self) -> str:
-        """As ``sent 4 reqs in 3.023s, ok=4/4``."""
-        num = len(self.outcomes)
-        return f"sent {num} reqs in {self.makespan_s or 0.0:.3f}s, ok={self.num_ok}/{num}"
+        """As ``sent 4 reqs in 3.023s, ok=4/4``; without the time if nothing ended."""
+        num, makespan = len(self.outcomes), self.makespan_s
+        took = "" if makespan is None else f" in {makespan:.3f}s"
+        return f"sent {num} reqs{took}, ok={self.num_ok}/{num}"
 
 
 def read_outcomes(

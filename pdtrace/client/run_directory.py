@@ -47,6 +47,8 @@ class RunDirectory:
             for name in names.intersection(OWN) - {REQUESTS}:
                 (path / name).unlink()
             self._diary = AppendFile(path / DIARY)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise OutputError(f"{path}: is not a directory") from error
         except BlockingIOError as error:
             raise OutputError(f"{path}: another load is writing there") from error
         except OSError as error:

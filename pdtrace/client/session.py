@@ -354,5 +354,7 @@ def run_load(
     try:
         result = asyncio.run(main())
     except asyncio.CancelledError:  # before anything was sent
+        if caught and caught[0] != signal.SIGINT:
+            raise SystemExit(128 + caught[0]) from None
         raise KeyboardInterrupt from None
     return result, caught[0] if caught else None

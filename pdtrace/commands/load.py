@@ -26,31 +26,44 @@ if TYPE_CHECKING:
     from pdtrace.client.summary import LoadResult
 
 
+def _refuse(wanted: str) -> Exception:
+    from argparse import ArgumentTypeError
+
+    return ArgumentTypeError(f"expected {wanted}")
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or not least <= int(text[:20]) <= most:
+        raise _refuse(f"a whole number from {least} to {most}")
+    return int(text)
+
+
 def _number(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1_000_000:
-        raise ValueError
-    return number
+    return _whole(text, 1, 1_000_000)
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 1_000_000:
-        raise ValueError
+    return _whole(text, 0, 1_000_000)
+
+
+def _port(text: str) -> int:
+    return _whole(text, 1, 65535)
+
+
+def _duration(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1e9:
+        raise _refuse("a number from 0 to below 1000000000")
     return number
 
 
 def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e9:
-        raise ValueError
-    return number
-
-
-def _duration(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < 1e9:
-        raise ValueError
+    number = _duration(text)
+    if not number:
+        raise _refuse("a number above 0")
     return number
 
 
@@ -59,14 +72,14 @@ def _durations(text: str) -> tuple[float, ...]:
 
 
 def _tokens(text: str) -> object:
-    from pdtrace.client.settings import parse_lengths
+    from pdtrace.client.settings import MAX_INPUT_LEN, parse_lengths
 
-    return parse_lengths(text)
-
-
-# argparse names them in its message: "invalid duration value: 'x'"
-_number.__name__ = _count.__name__ = _positive.__name__ = "number"
-_duration.__name__, _durations.__name__, _tokens.__name__ = "duration", "durations", "length"
+    try:
+        return parse_lengths(text)
+    except ValueError:
+        raise _refuse(
+            f"tokens from 1 to {MAX_INPUT_LEN}, as 8192, 1024-4096 or 4096,1024"
+        ) from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +120,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stagger-ms", metavar="MS", type=_duration, help="from one request to the next (0)"
     )
     load.add_argument(
-        "--rank-offsets-ms", metavar="MS,MS…", type=_durations, help="added by DP rank"
+        "--rank-offsets-ms",
+        metavar="MS,MS…",
+        type=_durations,
+        help="added to a request's time by its DP rank, rank 0 first",
     )
     load.add_argument("--rate", metavar="R", type=_positive, help="poisson: requests a second")
     load.add_argument("--burst-size", metavar="N", type=_number, help="burst: requests of each (8)")
@@ -137,8 +153,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=32000,
         help="input ids are below (%(default)s)",
     )
-    load.add_argument("--phase", metavar="NAME", help="request ids begin with it (by --arrivals)")
-    load.add_argument("--seed", metavar="S", type=_count, default=0, help="%(default)s")
+    load.add_argument(
+        "--phase", metavar="NAME", help="what request ids begin with (the kind of arrivals)"
+    )
+    load.add_argument(
+        "--seed", metavar="S", type=_count, default=0, help="of all that is drawn (%(default)s)"
+    )
     where = parser.add_argument_group("where to")
     where.add_argument(
         "--dp-size", metavar="N", type=_number, help="DP ranks to spread over (the engine's)"
@@ -157,7 +177,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="who takes the KV cache (2.2.2.2, a fake that every release knows); none: no transfer",
     )
-    where.add_argument("--bootstrap-port", metavar="N", type=_number, help="(none)")
+    where.add_argument(
+        "--bootstrap-port", metavar="N", type=_port, help="the port of that address (none)"
+    )
     where.add_argument(
         "--decode-url",
         metavar="URL",
@@ -174,7 +196,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bounds.add_argument(
         "--flush-cache", action="store_true", help="flush the prefix cache before each repeat"
     )
-    bounds.add_argument("--repeats", metavar="N", type=_number, default=1, help="%(default)s")
+    bounds.add_argument(
+        "--repeats",
+        metavar="N",
+        type=_number,
+        default=1,
+        help="how often all is sent (%(default)s)",
+    )
     bounds.add_argument(
         "--precision",
         metavar="X",
@@ -182,7 +210,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="repeat until the mean makespan's 95 %% interval is within ± this share, as 0.05",
     )
     bounds.add_argument(
-        "--max-repeats", metavar="N", type=_number, default=30, help="then at most (%(default)s)"
+        "--max-repeats",
+        metavar="N",
+        type=_number,
+        default=30,
+        help="with --precision, at most (%(default)s)",
     )
     bounds.add_argument(
         "--pause-ms",
@@ -199,20 +231,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sent in all to an engine (%(default)s)",
     )
     bounds.add_argument(
-        "--max-duration", metavar="S", type=_positive, default=3600.0, help="in all (%(default)g)"
+        "--max-duration",
+        metavar="S",
+        type=_positive,
+        default=3600.0,
+        help="sending in all (%(default)g)",
     )
     bounds.add_argument(
-        "--timeout", metavar="S", type=_positive, default=300.0, help="of an answer (%(default)g)"
+        "--timeout", metavar="S", type=_positive, default=300.0, help="for an answer (%(default)g)"
     )
     bounds.add_argument(
-        "--connect-timeout", metavar="S", type=_positive, default=10.0, help="(%(default)g)"
+        "--connect-timeout",
+        metavar="S",
+        type=_positive,
+        default=10.0,
+        help="for a connection (%(default)g)",
     )
     bounds.add_argument(
         "--wait",
         metavar="S",
         type=_duration,
         default=0.0,
-        help="for an engine that does not answer yet (%(default)g)",
+        help="at the start, for an engine that does not answer yet (%(default)g)",
     )
 
 
@@ -233,6 +273,7 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.untrusted import show
 
     settings = build_settings(args)
+    _check_json(args.json)
     try:
         from pdtrace.client.session import run_load
         from pdtrace.client.summary import describe, write_summary_json
@@ -265,6 +306,17 @@ def run(args: argparse.Namespace) -> int:
     if args.ab and args.json != STDOUT:
         _compare(args)
     return 0
+
+
+def _check_json(name: str | None) -> None:
+    """Find out before the load, not after it, that its sums could not be written."""
+    from pathlib import Path
+
+    from pdtrace.errors import OutputError
+    from pdtrace.exports.writing import STDOUT
+
+    if name is not None and name != STDOUT and not Path(name).parent.is_dir():
+        raise OutputError(f"{name}: its directory does not exist")
 
 
 def _why(result: LoadResult, args: argparse.Namespace) -> str:

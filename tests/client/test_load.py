@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -455,7 +457,11 @@ def test_secrets_are_neither_shown_nor_written(tmp_path, monkeypatch, capsys):
         (["http://127.0.0.1:1", "--rate", "3"], "--rate means nothing with --arrivals batch"),
         (["http://127.0.0.1:1", "--route", "nowhere"], "expected round-robin"),
         (["http://127.0.0.1:1", "--route", "recorded"], "needs --replay"),
-        (["http://127.0.0.1:1", "--input-len", "0"], "invalid length value"),
+        (["http://127.0.0.1:1", "--input-len", "0"], "expected tokens from 1 to"),
+        (["http://127.0.0.1:1", "--batch-size", "-1"], "expected a whole number from 1 to"),
+        (["http://127.0.0.1:1", "--stagger-ms", "nan"], "expected a number from 0"),
+        (["http://127.0.0.1:1", "--bootstrap-port", "65536"], "from 1 to 65535"),
+        (["http://127.0.0.1:1", "--json", "/nowhere/sums.json"], "its directory does not exist"),
         (["http://127.0.0.1:1", "--phase", "a-b"], "expected letters"),
         (
             ["http://127.0.0.1:1", "--replay", "x", "--batch-size", "3"],
@@ -470,6 +476,43 @@ def test_mistakes_are_one_line(argv, message, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert "pw" not in line
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 17000000\r\n\r\n" + b" " * 17_000_000, "16 MiB"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
+    ],
+)
+def test_what_is_no_engine_is_told_in_one_line(answer, message, capsys):
+    """A port of something else must not end in an internal error."""
+
+    def answer_once() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        assert main(["load", f"http://127.0.0.1:{listener.getsockname()[1]}"]) == 2
+        thread.join()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert "internal error" not in line
+
+
+def test_a_signal_before_the_first_request_ends_it_at_once():
+    """While the engine is still asked about itself; 143 for SIGTERM, as later on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        running = subprocess.Popen([sys.executable, "-m", "pdtrace", "load", url])
+        connection, _ = listener.accept()
+        with connection:
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(timeout=5) == 143
 
 
 def test_a_decode_engine_is_refused(capsys):

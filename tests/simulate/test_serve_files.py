@@ -104,6 +104,15 @@ def test_counters_are_the_truth(ended):
     assert len(held) == 4
     assert set(held.values()) == {value["num_delay_passes"]}
     assert value["num_delay_passes"] > 0
+    counted = Counter()
+    for line in (ended.directory / "metrics_after.txt").read_text().splitlines():
+        if line.startswith("sglang:prefill_delayer_outcomes_total{"):
+            rank = re.search(r'dp_rank="(\d+)"', line)[1]
+            counted[int(rank)] += float(line.split()[-1])
+    turns = Counter()
+    for row in truth["prefill_delayer_outcomes"]:
+        turns[row["dp_rank"]] += row["count"]
+    assert counted == turns  # the empty ones too, which go on as long as it runs
 
 
 def test_the_lines_of_ranks_are_in_the_order_of_time(ended):

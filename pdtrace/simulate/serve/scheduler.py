@@ -123,7 +123,10 @@ class Scheduler(threading.Thread):
         self._wake.set()
 
     def ask(self, question: Callable[[Engine], Result]) -> Future[Result]:
-        """Do something with the engine between two turns, all that is past being told before."""
+        """Do something with the engine between two turns, all that is past being told before.
+
+        Once stopped, at once.
+        """
         future: Future[Result] = Future()
 
         def answer() -> None:
@@ -131,8 +134,11 @@ class Scheduler(threading.Thread):
             self._report()
             future.set_result(question(self._engine))
 
-        self._questions.append(answer)
-        self._wake.set()
+        if self._is_stopping:
+            future.set_result(question(self._engine))
+        else:
+            self._questions.append(answer)
+            self._wake.set()
         return future
 
     def stop(self) -> None:

@@ -97,6 +97,7 @@ class Session:
             await self._drain(parts.engine)
             num_unfinished = parts.engine.num_open
             await server.stop()  # what was finished last is still being answered
+            parts.scheduler.stop()  # so that the counters end where the truth does
             await self._write_metrics(parts, "metrics_after.txt")
             return await self._finish(parts, num_unfinished)
         finally:
@@ -134,7 +135,6 @@ class Session:
         )
 
     async def _finish(self, parts: _Parts, num_unfinished: int) -> str:
-        parts.scheduler.stop()
         delays = parts.scheduler.delays
         lateness = {
             "answers": delays.answers.describe(),
