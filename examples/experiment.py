@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -81,46 +82,70 @@ def read_client(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def measure_makespans(folder: Path) -> list[float]:
+def measure_makespans(folder: Path) -> dict[int, float]:
     """From the first prompt's sending to the last one's answer, of every repeat, seconds."""
     repeats: dict[int, list[dict[str, Any]]] = {}
     for row in read_client(folder):
         if row["ok"]:
             repeats.setdefault(row["repeat"], []).append(row)
-    return [max(r["t1"] for r in rows) - min(r["t0"] for r in rows) for rows in repeats.values()]
+    return {
+        number: max(r["t1"] for r in rows) - min(r["t0"] for r in rows)
+        for number, rows in repeats.items()
+    }
 
 
-def draw_first_repeat(folder: Path, dp_size: int) -> list[str]:
-    """Who prefilled in each iteration of the first repeat: a row a rank, a column an iteration."""
-    rids = {row["rid"] for row in read_client(folder) if row["repeat"] == 0}
+def draw_repeats(folder: Path, dp_size: int) -> dict[int, list[str]]:
+    """Who prefilled in each iteration of a repeat: a row a rank, a column an iteration."""
+    repeats: dict[int, list[str]] = {}
+    for row in read_client(folder):
+        repeats.setdefault(row["repeat"], []).append(row["rid"])
     run = pdtrace.load(folder)
-    requests = run.requests.filter(pl.col("rid").is_in(rids))
-    first, last = requests["selected"].min(), requests["forward_end"].max()
-    events = run.events.filter(
-        pl.col("iteration").is_not_null()
-        & (pl.col("source") == "scheduler_log")
-        & pl.col("ts").is_between(first, last + pl.duration(milliseconds=50))
+    drawn = {}
+    for number, rids in repeats.items():
+        requests = run.requests.filter(pl.col("rid").is_in(rids))
+        first, last = requests["selected"].min(), requests["forward_end"].max()
+        events = run.events.filter(
+            pl.col("iteration").is_not_null()
+            & (pl.col("source") == "scheduler_log")
+            & pl.col("ts").is_between(first, last + pl.duration(milliseconds=50))
+        )
+        columns = sorted(events["iteration"].unique())
+        ran = set(events.select("iteration", "dp_rank").iter_rows())
+        drawn[number] = [
+            "".join("█" if (column, rank) in ran else "·" for column in columns)
+            for rank in range(dp_size)
+        ]
+    return drawn
+
+
+def describe_widths(widths: Counter[int]) -> str:
+    """In how many repeats the prompts took how many iterations."""
+    of = f"of {widths.total()} repeats"
+    return ", ".join(
+        f"{width} iteration{'s' * (width != 1)} in {num} {of}"
+        for width, num in sorted(widths.items())
     )
-    numbers = sorted(events["iteration"].unique())
-    ran = set(events.select("iteration", "dp_rank").iter_rows())
-    return [
-        "".join("█" if (number, rank) in ran else "·" for number in numbers)
-        for rank in range(dp_size)
-    ]
 
 
 def print_result(folders: dict[str, Path], args: argparse.Namespace) -> None:
     """What was measured, beside what was published."""
     repeats = {side: measure_makespans(folders[side]) for side in SIDES}
     print("\nRepeat by repeat")
-    for k, (off, on) in enumerate(zip(repeats["off"], repeats["on"], strict=False)):
+    for k in sorted(repeats["off"].keys() & repeats["on"].keys()):
+        off, on = (repeats[side][k] for side in SIDES)
         sent = f"sent {args.dp_size} reqs in"
         print(f"  {k + 1:3}  delayer off: {sent} {off:.3f}s   delayer on: {sent} {on:.3f}s")
-    spans = {side: statistics.median(values) for side, values in repeats.items()}
+    spans = {side: statistics.median(values.values()) for side, values in repeats.items()}
     is_simulated = args.url is None
     if is_simulated:
-        rows = {side: draw_first_repeat(folders[side], args.dp_size) for side in SIDES}
-        print("\nFirst repeat: █ prefill, · idle, one column an iteration")
+        rows = {}
+        for side in SIDES:
+            drawn = draw_repeats(folders[side], args.dp_size)
+            widths = Counter(len(one[0]) for one in drawn.values())
+            print(f"  delayer {side}: {describe_widths(widths)}")
+            typical = statistics.median_low(repeats[side].values())
+            rows[side] = next(drawn[k] for k, took in repeats[side].items() if took == typical)
+        print("\nThe repeat of median time: █ prefill, · idle, one column an iteration")
         print(f"{'':10}{'delayer off':16}delayer on")
         for rank in range(args.dp_size):
             print(f"  rank {rank:<3}{rows['off'][rank]:16}{rows['on'][rank]}")

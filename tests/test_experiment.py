@@ -33,6 +33,8 @@ def test_two_iterations_become_one(tmp_path):
     said = run_experiment("--repeats", "3", "-o", str(tmp_path / "out"))
     rows = re.findall(r"^  rank (\d) +([█·]+) +([█·]+)$", said, re.MULTILINE)
     assert rows == [("0", "█·", "█"), ("1", "·█", "█"), ("2", "·█", "█"), ("3", "·█", "█")]
+    assert re.search(r"^  delayer off: 2 iterations in [23] of 3 repeats", said, re.MULTILINE)
+    assert re.search(r"^  delayer on: 1 iteration in [23] of 3 repeats", said, re.MULTILINE)
     found = re.search(r"this model, no GPU +([\d.]+) s +([\d.]+) s +([−+]\d+) %", said)
     off, on, change = float(found[1]), float(found[2]), int(found[3].replace("−", "-"))
     assert change == pytest.approx(100 * (on / off - 1), abs=1)
