@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from pdtrace.check.baseline import describe_delayer, is_same_delayer, is_same_run
 from pdtrace.check.comparability import Tested, is_sure, match_run
@@ -27,12 +25,14 @@ if TYPE_CHECKING:
 
     from pdtrace.check.baseline import Baseline
     from pdtrace.check.records import Record
+    from pdtrace.check.verdicts import Where
     from pdtrace.run import Run
 
 ORDER = ("rule", "A", "B")
 BLIND = 0.2  # a check that sees no change below this cannot be said to have passed
 MIN_LOST = 5  # requests without an answer that are more than chance, beyond the baseline's share
 LOST_SHARE = 0.01
+LOST = "num_unfinished_requests"
 
 
 def check_runs(
@@ -128,7 +128,7 @@ def _judge(
             findings += _judge_lost(tested, baseline)
         if not reasons:
             findings += _judge_against(tested, baseline, rules, alpha, notes)
-    worst: dict[str, Any] = {}
+    worst: list[Where | None] = []
     findings = sorted(
         (_locate(f, tested, worst) for f in findings), key=lambda f: ORDER.index(f.tier)
     )
@@ -145,41 +145,40 @@ def _judge(
 
 
 def _judge_lost(tested: Sequence[Tested], baseline: Baseline) -> list[Finding]:
-    """Requests without an answer, among those that the baseline answered."""
-    workload = baseline.workload
-    paired = [t for t in tested if t.matched and t.matched.is_paired]
-    if not workload.is_named or len(paired) < len(tested):
+    """Requests without an answer, of all that were sent; an engine that died may hide them."""
+    sent, lost = (
+        sum(getattr(t.record, name) for t in tested) / len(tested)
+        for name in ("num_requests", "num_unanswered")
+    )
+    died = next((where for t in tested if (where := find_crash(t.run)) is not None), None)
+    is_told = any("request_latency" in t.record.sample.sketches for t in tested)
+    if not sent and died is None:
         return []
-    each = np.array([r.sample.unanswered for r in baseline.records])
-    told = np.isfinite(each).sum(axis=0)
-    expected = np.where(told > 0, np.nansum(each, axis=0) / np.maximum(told, 1), np.nan)
-    lost = before = sent = 0.0
-    for t in paired:
-        mine = t.record.sample.unanswered
-        common = ~np.isnan(mine) & ~np.isnan(expected)
-        lost += float(mine[common].sum()) / len(paired)
-        before += float(expected[common].sum()) / len(paired)
-        sent += float(workload.requests[common].sum()) / len(paired)
-    if not sent:
-        return []
+    known = sum(r.num_requests for r in baseline.records)
+    share = sum(r.num_unanswered for r in baseline.records) / known if known else 0.0
     allowed = max(MIN_LOST, LOST_SHARE * sent)
-    is_worse = lost - before > allowed
+    is_worse = lost - share * sent > allowed
+    reason = f"of {sent:,.0f} sent" + (", which is no chance" if is_worse else "")
+    if died is not None:
+        reason += "; the engine died"
+        # Only a client's log says that nothing was lost by it.
+        is_worse = is_worse or not is_told
     return [
         Finding(
-            metric="num_unfinished_requests",
+            metric=LOST,
             title="requests without an answer",
             rule=f"at most {allowed:.0f} more than in the baseline",
             tier="A",
             verdict=Verdict.FAIL if is_worse else Verdict.PASS,
             value=lost,
-            baseline=before,
+            baseline=share * sent,
             unit="requests",
-            reason=f"of {sent:,.0f} that both were sent"
-            + (", which is no chance" if is_worse else ""),
+            reason=reason,
             better="lower",
             scale="absolute",
-            change=lost - before,
+            change=lost - share * sent,
             limit=float(allowed),
+            where=died if is_worse else None,
         )
     ]
 
@@ -247,17 +246,14 @@ def _name_delayer(finding: Finding, tested: Sequence[Tested], baseline: Baseline
     return replace(finding, reason=f"{finding.reason}; the delayer is {told}")
 
 
-def _locate(finding: Finding, tested: Sequence[Tested], known: dict[str, Any]) -> Finding:
-    """With the worst line of the first run; it is looked for once."""
-    if finding.verdict is not Verdict.FAIL:
+def _locate(finding: Finding, tested: Sequence[Tested], known: list[Where | None]) -> Finding:
+    """With the worst line of the first run that has one; it is looked for once."""
+    if finding.verdict is not Verdict.FAIL or finding.metric == LOST:
         return finding
-    is_crash = finding.metric == "num_unfinished_requests"
-    key = "crash" if is_crash else "worst"
-    if key not in known:
-        find = find_crash if is_crash else find_worst
-        places = (find(t.run) for t in tested)
-        known[key] = next((p for p in places if p is not None), None)
-    return replace(finding, where=known[key])
+    if not known:
+        places = (find_worst(t.run) for t in tested)
+        known.append(next((p for p in places if p is not None), None))
+    return replace(finding, where=known[0])
 
 
 def _conclude(findings: Sequence[Finding], reasons: Sequence[str]) -> Verdict:
@@ -270,7 +266,7 @@ def _conclude(findings: Sequence[Finding], reasons: Sequence[str]) -> Verdict:
         return Verdict.UNMEASURED
     if any(f.verdict is Verdict.INCONCLUSIVE and f.tier == "rule" for f in findings):
         return Verdict.INCONCLUSIVE
-    judged = [f for f in findings if f.tier != "rule" and f.metric != "num_unfinished_requests"]
+    judged = [f for f in findings if f.tier != "rule" and f.metric != LOST]
     if judged and all(_is_blind(f) for f in judged):
         return Verdict.INCONCLUSIVE
     return Verdict.PASS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from pdtrace.compare.passes import read_passes
 if TYPE_CHECKING:
     from pdtrace.run import Run
 
-CRASHES = ("crash", "sigquit", "watchdog")
+SURVIVED = timedelta(seconds=10)
 
 
 def find_worst(run: Run) -> Where | None:
@@ -48,14 +49,26 @@ def find_worst(run: Run) -> Where | None:
 
 
 def find_crash(run: Run) -> Where | None:
-    """The line on which the engine died, and its last iteration; None if it did not."""
-    crash = next((i for kind in CRASHES for i in run.incidents if i.kind == kind), None)
+    """The line on which the engine died, and its last iteration; None if it did not.
+
+    A traceback after which it goes on, ``SURVIVED`` later at least, is no death.
+    """
+    crash = next((i for i in run.incidents if i.kind == "crash"), None)
     if crash is None:
+        return None
+    later = (pl.col("source_id") == crash.source_id) & (pl.col("line") > crash.line)
+    if crash.ts_ns is not None:
+        later &= pl.col("ts").dt.epoch("ns") > crash.ts_ns + SURVIVED.total_seconds() * 1e9
+    if any(part.events.filter(later).height for part in run):
         return None
     last = run.iterations["iteration"].max()
     number = int(last) if isinstance(last, int) else 0
     return Where(
-        _file(run, crash.source_id), crash.line, number, crash.dp_rank, "the engine died after it"
+        _file(run, crash.source_id),
+        crash.line,
+        number,
+        crash.dp_rank,
+        "the last of an engine that died",
     )
 
 

@@ -90,14 +90,27 @@ def test_a_failure_names_delayer_values_and_line():
     assert idle.item() > 0
 
 
-def test_a_crash_is_found_and_located():
+@pytest.mark.parametrize("source", [None, "scheduler_log"])
+@pytest.mark.parametrize("name", ["h100x2-off-crash", "h100x2-on-watermark"])
+def test_a_crash_is_found_and_located(name, source):
     """An engine that died answers the rest of its requests very quickly: not at all."""
-    result = check("h100x2-off-crash", baseline_of("h100x2-off"))
+    result = check(name, baseline_of("h100x2-off"), source=source)
     assert result.exit_code == 1
     (finding,) = result.of(Verdict.FAIL)
     assert finding.metric == "num_unfinished_requests"
-    crash = next(i for i in load("h100x2-off-crash").incidents if i.kind == "crash")
+    crash = next(i for i in load(name, source).incidents if i.kind == "crash")
     assert finding.where.line == crash.line
+    assert "the engine died" in finding.reason
+    if source is None:  # the client's log knows how many it sent
+        assert finding.value == {"h100x2-off-crash": 188, "h100x2-on-watermark": 89}[name]
+
+
+def test_a_traceback_that_the_engine_survives_is_no_crash():
+    """A request that raises is not an engine that dies."""
+    run = load("h100x2-on", "scheduler_log")
+    start = next(i for i in run.incidents if i.kind == "ready")
+    odd = replace(run, incidents=(replace(start, kind="crash"),))
+    assert check_runs([("x", odd)], baseline_of("h100x2-on"), Rules()).exit_code == 0
 
 
 def test_counts_are_those_of_the_recording():
