@@ -84,21 +84,19 @@ def run(args: argparse.Namespace) -> int:
     chosen = choose_requests(model, args.request_filter)
     measured = measure_recording(model, chosen, count_delay_passes(recorded))
     with Waiting("replaying the load at these settings"):
-        predictions = predict(
-            model, [Setting(n, watermark) for n in args.max_delay_passes], chosen, measured
-        )
+        asked = [Setting(n, watermark) for n in args.max_delay_passes]
+        reproduced, *predictions = predict(model, [model.recorded, *asked], chosen, measured)
     if args.json:
         from pdtrace.exports.writing import write_text
 
         write_text(args.json, write_forecast(model, measured, predictions))
-    report = build_forecast_report(model, measured, predictions)
+    report = build_forecast_report(model, measured, predictions, reproduced)
     if args.html:
         from pdtrace.delayer.tuning import SWEPT_PASSES, tune
         from pdtrace.exports.writing import write_text
         from pdtrace.figures.outlook import Outlook
         from pdtrace.pages import render_whatif
 
-        asked = tuple(Setting(n, watermark) for n in args.max_delay_passes if n > 1)
         advice = tune(
             model,
             chosen,
@@ -107,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         )
         page = render_whatif(
             recorded,
-            Outlook(model, advice, asked),
+            Outlook(model, advice, tuple(s for s in asked if (s.max_delay_passes or 0) > 1)),
             request_filter=args.request_filter,
             verdict=report.verdict,
         )

@@ -12,6 +12,7 @@ from pdtrace.exports.forecast import (
     plain_number,
     rests_on,
     warn_of_arrivals,
+    warn_of_misfit,
 )
 from pdtrace.exports.report import Report, Section
 from pdtrace.wording import UNKNOWN, number, plural, seconds, whole
@@ -86,7 +87,8 @@ def _outcome(o: Outcome) -> dict[str, Any]:
 def build_advice_report(model: EngineModel, advice: Advice) -> Report:
     """The report of a tuning."""
     sections = (*_sweep(model, advice), _routings(advice), _sensitivity(advice))
-    return Report((*warn_of_arrivals(model), *_verdict(advice)), None, sections)
+    warnings = (*warn_of_misfit(advice.measured, advice.reproduced), *warn_of_arrivals(model))
+    return Report((*warnings, *_verdict(advice)), None, sections)
 
 
 def _verdict(advice: Advice) -> tuple[str, ...]:

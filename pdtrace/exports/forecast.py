@@ -99,12 +99,23 @@ TIMES = (
     ("tok per busy s", "prefill_throughput_tok_s"),
 )
 NUM_IN_VERDICT = 3
+MOST_MISFIT = 0.2  # of the mean latency, at the recording's own setting
 
 
 def build_forecast_report(
-    model: EngineModel, measured: Mapping[str, float | None], predictions: Sequence[Prediction]
+    model: EngineModel,
+    measured: Mapping[str, float | None],
+    predictions: Sequence[Prediction],
+    reproduced: Prediction | None = None,
 ) -> Report:
-    """The report of a what-if."""
+    """The report of a what-if.
+
+    Args:
+        model: The engine.
+        measured: What was recorded.
+        predictions: Of the settings asked for.
+        reproduced: What the replay gives at the recording's own setting.
+    """
     notes = [
         "Recorded is what was measured, the rest is predicted; nine in ten runs are expected "
         "within ±. TTFT: time to first token; busy: while a pass runs.",
@@ -117,7 +128,8 @@ def build_forecast_report(
         _predicted("Iterations", COUNTS, model, measured, predictions),
         _predicted("Times", TIMES, model, measured, predictions, notes),
     )
-    verdict = (*warn_of_arrivals(model), *_verdict(model, measured, predictions))
+    misfit = () if reproduced is None else warn_of_misfit(measured, reproduced.values)
+    verdict = (*misfit, *warn_of_arrivals(model), *_verdict(model, measured, predictions))
     return Report(verdict, None, sections)
 
 
@@ -183,6 +195,20 @@ def _predicted(
     ]
     columns = ("setting", *(name for name, _ in quantities))
     return Section(title, columns, tuple(rows), tuple(notes))
+
+
+def warn_of_misfit(
+    measured: Mapping[str, float | None], reproduced: Mapping[str, float | None]
+) -> tuple[str, ...]:
+    """A line for the verdict where the replay misses the recording that it was fitted to."""
+    told, found = (x.get("request_latency_mean_s") for x in (measured, reproduced))
+    if not told or not found or abs(found / told - 1) <= MOST_MISFIT:
+        return ()
+    return (
+        f"Not to be relied on: at the recording's own setting the replay gives a mean latency of "
+        f"{seconds(found)}, and {seconds(told)} was recorded. Times to the millisecond "
+        "(SGLANG_LOG_MS=1) or spans (--enable-trace) make it better.",
+    )
 
 
 def warn_of_arrivals(model: EngineModel) -> tuple[str, ...]:

@@ -355,3 +355,15 @@ def test_a_bound_beyond_all_numbers_is_refused_in_one_line(capsys):
     assert capsys.readouterr().err == (
         "pdtrace: --max-delay-passes must lie between 0 and 1,000,000,000\n"
     )
+
+
+@pytest.mark.parametrize("command", [["tune"], ["whatif", "--max-delay-passes", "30"]])
+def test_a_replay_that_misses_its_own_recording_says_so_first(tmp_path, capsys, command):
+    """Stamps to whole seconds tell no pass; numbers fitted to them must not look like others."""
+    log = (OFF / "server.log").read_text()
+    rough = tmp_path / "server.log"
+    rough.write_text(re.sub(r"(\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)[.,]\d{3}", r"\1", log))
+    assert main([command[0], str(rough), *command[1:]]) == 0
+    assert capsys.readouterr().out.startswith("Not to be relied on: at the recording's own setting")
+    assert main([command[0], str(OFF), *command[1:]]) == 0
+    assert "Not to be relied on" not in capsys.readouterr().out
