@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         from pdtrace.exports.writing import write_text
 
-        write_text(args.json, write_forecast(model, measured, predictions))
+        write_text(args.json, write_forecast(model, measured, predictions, reproduced))
     report = build_forecast_report(model, measured, predictions, reproduced)
     if args.html:
         from pdtrace.delayer.tuning import SWEPT_PASSES, tune

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 DEFAULT_TURN_S = 1.6e-3  # an idle scheduler turn on a GPU host, where spans do not tell it
 DEFAULT_TURN_RANGE_S = (1.0e-3, 2.2e-3)
 TURN_RANGE = (0.8, 1.25)  # turns told by spans were within a fifth of those with the delayer on
+# On a GPU host, where a recording has too few requests that tell it.
+DEFAULT_TAKING_S = 0.9e-3
+DEFAULT_LAUNCHING_S = 1.7e-3
+DEFAULT_PICKUP_S = 0.3e-3
+# Not told by any recording; a pass takes fifty times as long.
+PROCESSING_S = 2e-3
+ASYNCHRONOUS_S = 2e-3
 MOST_SKEW = 2.5  # of the upper to the lower half of the waits for a turn
 MIN_SAMPLES = 8
 NUM_RESAMPLED_FITS = 4
@@ -117,10 +124,12 @@ def fit_engine(
             f"({turn_range[0] * 1e3:.1f} to {turn_range[1] * 1e3:.1f} ms)"
         )
     is_on = bool(run.engine.delayer.enabled)
-    taking = _quantile(_pickup_to_selection(load, passes), 0.02 if is_on else 0.25, 0.0009)
-    launching = _quantile(_selection_to_launch(load, passes), 0.25, 0.0017)
-    times = np.array([taking, launching, 0.002, turn, turn, 0.002])
-    turn_s = taking + launching + 0.002
+    taking = _quantile(
+        _pickup_to_selection(load, passes), 0.02 if is_on else 0.25, DEFAULT_TAKING_S
+    )
+    launching = _quantile(_selection_to_launch(load, passes), 0.25, DEFAULT_LAUNCHING_S)
+    times = np.array([taking, launching, PROCESSING_S, turn, turn, ASYNCHRONOUS_S])
+    turn_s = taking + launching + PROCESSING_S
     cost = fit_pass_cost(passes, blocking=blocking, turn_s=turn_s)
 
     def refit(k: int) -> PassCost:
@@ -211,7 +220,7 @@ def _measure_turns(load: Load, passes: Passes) -> tuple[float, float | None]:
     # Requests of one burst find the same turn: one wait for each idle stretch.
     wait = wait[usable[np.unique(at[usable], return_index=True)[1]]]
     if len(wait) < 2 * MIN_SAMPLES:
-        return 0.0003, None
+        return DEFAULT_PICKUP_S, None
     low, middle, high = np.quantile(wait, [0.1, 0.5, 0.9])
     turn = float(high - low) / 0.8
     if high - middle > MOST_SKEW * (middle - low):

@@ -22,9 +22,15 @@ SCHEMA_VERSION = 1
 
 
 def write_forecast(
-    model: EngineModel, measured: Mapping[str, float | None], predictions: Sequence[Prediction]
+    model: EngineModel,
+    measured: Mapping[str, float | None],
+    predictions: Sequence[Prediction],
+    reproduced: Prediction,
 ) -> str:
     """JSON of a what-if: ``measured``, ``scenarios`` with ``predicted`` and ``intervals``."""
+    notes = [*warn_of_misfit(measured, reproduced.values), *warn_of_arrivals(model)]
+    if measured.get("num_delay_passes") is None:
+        notes.append(NOT_COUNTED)
     scenarios = [
         {
             "max_delay_passes": p.setting.max_delay_passes,
@@ -38,8 +44,9 @@ def write_forecast(
     ]
     return dump_json(
         {
-            "notes": [] if measured.get("num_delay_passes") is not None else [NOT_COUNTED],
+            "notes": [*notes, *remark_on_release(model)],
             "measured": {k: plain_number(v) for k, v in measured.items()},
+            "reproduced": {k: plain_number(v) for k, v in reproduced.values.items()},
             "scenarios": scenarios,
             "engine": describe_engine(model),
         }
