@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.simulate.serving import prompt, serving
+from tests.simulate.serving import prompt, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +119,14 @@ def test_wrong_input_is_refused_with_400_and_a_reason(engine, body, why):
 
 def test_an_id_under_way_is_not_taken_again(engine):
     """Two open requests of one id could not be told apart."""
-    answers = engine.generate_at_once([prompt(3000, rid="twice-0") for _ in range(2)])
-    assert sorted(status for status, _ in answers) == [200, 400]
-    assert engine.generate(**prompt(3, rid="twice-0"))["meta_info"]["id"] == "twice-0"
+    rids = [f"twice-{k}" for k in range(8)]
+    body = {"input_ids": [[1] * 30_000] * 8, "rid": rids, "bootstrap_room": [0] * 8}
+    with ThreadPoolExecutor() as pool:
+        under_way = pool.submit(engine.ask, "/generate", body)
+        wait_until(lambda: engine.ask("/flush_cache", b"")[0] == 400)
+        assert engine.ask("/generate", prompt(3, rid="twice-7"))[0] == 400
+        assert under_way.result()[0] == 200
+    assert engine.generate(**prompt(3, rid="twice-7"))["meta_info"]["id"] == "twice-7"
 
 
 def test_other_paths_and_methods(engine):

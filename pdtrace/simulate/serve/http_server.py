@@ -96,12 +96,16 @@ class HttpServer:
         self._engine, self._router = engine, Router(engine.launch)
         await self._listener.start_serving()
 
-    async def stop(self) -> None:
-        """Take no connection any more, and close those that are open."""
+    async def stop(self, patience: float) -> None:
+        """Take no connection any more, and close those that are open.
+
+        Args:
+            patience: Seconds that answers under way have.
+        """
         if self._listener is not None:
             self._listener.close()
         self._server.pre_shutdown()
-        await self._server.shutdown(1.0)
+        await self._server.shutdown(patience)
         self._bounded.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:

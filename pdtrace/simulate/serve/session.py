@@ -95,13 +95,14 @@ class Session:
             await self._wait()
             parts.engine.is_closing = True
             await self._drain(parts.engine)
+            # What was finished last is still being answered.
+            await server.stop(0.05 if self._hurry.is_set() else 1.0)
             num_unfinished = parts.engine.num_open
-            await server.stop()  # what was finished last is still being answered
             parts.scheduler.stop()  # so that the counters end where the truth does
             await self._write_metrics(parts, "metrics_after.txt")
             return await self._finish(parts, num_unfinished)
         finally:
-            await server.stop()
+            await server.stop(0.05)
             if parts is not None:
                 parts.scheduler.stop()
             if self._failure is not None:
