@@ -13,7 +13,6 @@ FAKE_HOST = "2.2.2.2"
 """The peer address for which every release hands the KV cache to nobody, at once."""
 
 MAX_INPUT_LEN = 10_000_000
-MAX_BATCH = 1_000_000
 _PHASE = re.compile(r"[A-Za-z][A-Za-z_]{0,31}")
 
 
