@@ -223,12 +223,13 @@ const stretchFigures = {
     const spec = copyOf(tile.spec),
       bar = spec.data[0],
       before = tile.spec.data[0];
-    const causes = [...found].sort((x, y) => y[1].passes - x[1].passes),
+    const amount = spec.layout.xaxis.title.text.includes("time") ? "seconds" : "passes";
+    const causes = [...found].sort((x, y) => y[1][amount] - x[1][amount]),
       all = causes.reduce((n, [, s]) => n + s.passes, 0);
     const was = (name) => Math.max(before.y.indexOf(name), 0);
     bar.y = causes.map(([name]) => name);
-    bar.x = causes.map(([, s]) => s.passes);
-    bar.text = causes.map(([, s]) => `${decimals(s.seconds, 1, 1)} s`);
+    bar.x = causes.map(([, s]) => round(s[amount], 3));
+    bar.text = causes.map(([, s]) => `${count(s.passes)} ${s.passes === 1 ? "pass" : "passes"}`);
     bar.customdata = causes.map(([, s]) => round((100 * s.passes) / all, 1));
     bar.marker.color = causes.map(([name]) => before.marker.color[was(name)]);
     bar.marker.pattern.shape = causes.map(([name]) => before.marker.pattern.shape[was(name)]);

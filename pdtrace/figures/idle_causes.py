@@ -9,6 +9,7 @@ import polars as pl
 from pdtrace.figures.figure import HATCH, LIGHT, Figure, build_empty, build_layout
 from pdtrace.figures.survey import Survey
 from pdtrace.joined.breakdown import count_causes
+from pdtrace.wording import plural
 
 if TYPE_CHECKING:
     from pdtrace.run import Run
@@ -34,7 +35,9 @@ def spell_cause(cause: str, detail: str | None) -> str:
 
 
 def draw_idle_causes(run: Run | Survey) -> Figure:
-    """Draw one bar a cause: its idle rank passes, labelled with their time.
+    """Draw one bar a cause: the ranks' time it cost, labelled with its idle passes.
+
+    Where no duration is known, the bars are the passes.
 
     Args:
         run: The run, or its survey.
@@ -50,8 +53,10 @@ def draw_idle_causes(run: Run | Survey) -> Figure:
         causes.with_columns(pl.Series("name", spelt, pl.String), cause.alias("cause"))
         .group_by("name", maintain_order=True)
         .agg(pl.col("cause").first(), pl.col("num_passes", "seconds", "share").sum())
-        .sort("num_passes", descending=True, maintain_order=True)
     )
+    is_timed = bool(rows["seconds"].sum())
+    amount = "seconds" if is_timed else "num_passes"
+    rows = rows.sort(amount, descending=True, maintain_order=True)
     names = rows["name"].to_list()
     kinds = [COLOURS.get(c, "idle") for c in rows["cause"].to_list()]
     data: list[dict[str, Any]] = [
@@ -59,12 +64,16 @@ def draw_idle_causes(run: Run | Survey) -> Figure:
             "type": "bar",
             "orientation": "h",
             "y": names,
-            "x": rows["num_passes"].to_list(),
-            "text": [f"{s:,.1f} s" for s in rows["seconds"].to_list()],
+            "x": rows[amount].round(3).to_list(),
+            "text": [plural(n, "pass") for n in rows["num_passes"].to_list()],
             "customdata": [round(100 * s, 1) for s in rows["share"].to_list()],
-            "textposition": "auto",
-            "hovertemplate": "%{y}: %{x:,} idle rank passes, %{customdata} %, %{text}"
-            "<extra></extra>",
+            # Beside the bar, where its hatch cannot make it hard to read.
+            "textposition": "outside",
+            "cliponaxis": False,
+            "textfont": {"color": LIGHT["ink"], "size": 12},
+            "hovertemplate": "%{y}: "
+            + ("%{x:,.3f} s of the ranks' time, " if is_timed else "")
+            + "%{text} idle, %{customdata} % of them<extra></extra>",
             "marker": {
                 "color": [LIGHT[k] for k in kinds],
                 "pattern": {
@@ -79,10 +88,11 @@ def draw_idle_causes(run: Run | Survey) -> Figure:
         }
     ]
     layout = build_layout(
-        x_title="idle rank passes",
+        x_title="idle rank time (rank-seconds)" if is_timed else "idle rank passes",
         y_title="",
         showlegend=False,
-        xaxis={"fixedrange": True},
+        margin={"r": 90},
+        xaxis={"fixedrange": True, "rangemode": "tozero"},
         yaxis={"fixedrange": True, "autorange": "reversed", "showgrid": False},
     )
     table = causes.select(

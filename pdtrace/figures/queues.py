@@ -57,7 +57,10 @@ def draw_queues(run: Run | Survey, *, intervals: int = 120) -> Figure:
         data.append(
             {
                 "type": "scatter",
-                "mode": "lines",
+                # Marks, so that one value between two gaps is seen.
+                "mode": "lines+markers",
+                "marker": {"size": 3, "color": LIGHT[colour]},
+                "connectgaps": True,
                 "x": middle,
                 "y": values.to_list(),
                 "name": QUEUES[name] + ("" if usage else " (requests)"),

@@ -55,7 +55,8 @@ class Survey:
             ``seqs`` are the requests in the batch.
         cause: Iteration × rank; why the rank idled as ``name_cause`` spells it, 0 where it did not.
         observed: Whether the role was read, not inferred; iteration × rank.
-        queues: One row per event with its iteration, the queue columns, and ``t`` in seconds.
+        queues: One row per event that tells a queue, with its iteration, the queue columns, and
+            ``t`` in seconds.
     """
 
     run: Run
@@ -126,9 +127,9 @@ def survey_run(run: Run | Survey) -> Survey:
         for name, matrix in matrices.items():
             keep(name, matrix)
         queues.append(
-            part.events.filter(pl.col("kind") == "prefill").select(
-                "ts", "dp_rank", "iteration", *QUEUES
-            )
+            part.events.filter(
+                pl.col("kind") == "prefill", pl.any_horizontal(pl.col(*QUEUES).is_not_null())
+            ).select("ts", "dp_rank", "iteration", *QUEUES)
         )
 
     def join(name: str, dtype: type[np.generic]) -> NDArray[Any]:

@@ -46,9 +46,13 @@ def test_the_bars_of_the_breakdown_sum_to_the_times():
 
 
 def test_the_bars_of_causes_sum_to_the_idle_passes():
-    """Each idle rank pass is in one bar."""
+    """Each idle rank pass is in one bar, longest first; its length is the time, in one unit."""
     figure = draw_figure("idle_causes", load())
-    assert sum(figure.spec["data"][0]["x"]) == 119
+    bar = figure.spec["data"][0]
+    assert sum(int(text.split()[0]) for text in bar["text"]) == 119
+    assert sum(bar["x"]) == pytest.approx(figure.table["rank time (s)"].sum(), abs=0.01)
+    assert bar["x"] == sorted(bar["x"], reverse=True)
+    assert "rank-seconds" in figure.spec["layout"]["xaxis"]["title"]["text"]
     assert figure.table["idle rank passes"].sum() == 119
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import runpy
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from pdtrace.errors import UsageError
@@ -135,3 +137,19 @@ def test_withheld_time_before_passes_is_that_of_the_requests(name):
     # A pass is drawn for its share of the time line, which may reach into the wait after it.
     assert 0.9 * held.sum() / 1000 < survey.held.sum() < 1.001 * held.sum() / 1000
     assert set(np.flatnonzero(survey.held_ranks.any(axis=0))) == set(waits["dp_rank"])
+
+
+def test_queues_of_passes_that_print_none_leave_no_gap():
+    """A value between passes that print no queue is drawn: no row of the figure is empty."""
+    run = make_run(40, 2)
+    columns = ("num_queue_reqs", "num_bootstrap_reqs", "num_inflight_reqs", "token_usage")
+    silent = [
+        pl.when(pl.col("iteration") % 2 == 0).then(pl.col(c)).otherwise(None).alias(c)
+        for c in columns
+    ]
+    parts = tuple(dataclasses.replace(p, events=p.events.with_columns(silent)) for p in run)
+    told = draw_figure("queues", dataclasses.replace(run, parts=parts))
+    assert told.table.height
+    for trace in told.spec["data"]:
+        assert None not in trace["y"]
+        assert "markers" in trace["mode"]

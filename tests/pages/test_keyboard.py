@@ -86,7 +86,7 @@ def test_every_figure_is_walked_with_a_readout(open_page):
         "fusion_histogram": "1 of 2 ranks prefilled · 119 iterations",
         "idle_share": "idle (of the ranks' time in passes): ",
         "durations": "median ",
-        "idle_causes": f"{bar['y'][0]}: {bar['x'][0]} idle rank passes",
+        "idle_causes": f"{bar['y'][0]}: {bar['x'][0]:.3f} s of the ranks' time, {bar['text'][0]}",
         "rank_balance": "rank 0: ",
         "queues": "waiting queue (requests): ",
         "ttft_breakdown": "mean: behind a running forward ",

@@ -71,7 +71,9 @@ def test_every_tile_tells_what_python_measures(open_page, name):
 
     bar = draw_figure("idle_causes", cut).spec["data"][0]
     told = {r[0]: (as_number(r[2]), as_number(r[4])) for r in read_table(driver, "idle_causes")}
-    assert {k: v[0] for k, v in told.items()} == dict(zip(bar["y"], bar["x"], strict=True))
+    passes = [as_number(text.split()[0]) for text in bar["text"]]
+    assert {k: v[0] for k, v in told.items()} == dict(zip(bar["y"], passes, strict=True))
+    assert sum(v[1] for v in told.values()) == pytest.approx(sum(bar["x"]), abs=8 * over + 0.01)
 
     wanted = draw_figure("idle_share", cut).table
     told = [[as_number(c) for c in r] for r in read_table(driver, "idle_share")]
