@@ -22,6 +22,7 @@ const plotConfig = { displayModeBar: false, doubleClick: false, responsive: true
 
 // A figure that is not the timeline; `shown` is what a stretch made of it.
 function drawPlain(tile) {
+  if (tile.tabular) return undefined;
   const { data, layout } = tile.shown || tile.spec;
   return Plotly.react(tile.id, recolour(data), fitPaper(tile.id, recolour(layout)), plotConfig);
 }

@@ -13,6 +13,7 @@ const GLYPH = {
   ],
 };
 const LEAST_LABEL = 12; // pixels of a cell that bears a letter
+const LEAST_ROW = 15; // and of its row
 const wordWidth = (word) => 8 + 6.5 * word.length;
 
 // A place without stripes where the cell's label will stand.

@@ -29,25 +29,11 @@ function fillTemplate(template, trace, k, point) {
     .replace(/<[^>]+>/g, "");
 }
 
-// The points of a figure: of each trace its marks, of a table its rows, in words.
+// The points of a figure: of each trace its marks, in words.
 function pointsOf(spec) {
   const points = [];
   (spec.data || []).forEach((trace, t) => {
     const pick = (name, k) => (Array.isArray(trace[name]) ? trace[name][k] : trace[name]);
-    if (trace.type === "table") {
-      const heads = trace.header.values,
-        cells = trace.cells.values;
-      (cells[0] || []).forEach((_, k) =>
-        points.push({
-          trace: t,
-          k,
-          words: heads
-            .map((head, c) => `${visible(head)}: ${visible(cells[c][k] ?? "–")}`)
-            .join(" · "),
-        }),
-      );
-      return;
-    }
     if (trace.visible === "legendonly" || trace.visible === false) return;
     const along = trace.type === "box" ? trace.x : trace.orientation === "h" ? trace.y : trace.x;
     (along || []).forEach((_, k) => {
@@ -83,7 +69,6 @@ function pointsOf(spec) {
 function walkByKey(tile) {
   const gd = document.getElementById(tile.id),
     box = gd.closest(".tile");
-  if (!tile.spec.data.length) return;
   const readout = element("div", { class: "readout", role: "status", "aria-live": "polite" });
   gd.after(readout);
   gd.setAttribute("tabindex", "0");
@@ -113,20 +98,12 @@ function walkByKey(tile) {
           : Math.min(Math.max(at + step, 0), points.length - 1);
     }
     readout.textContent = `${points[at].words} (${at + 1} of ${points.length})`;
-    try {
-      Plotly.Fx.hover(gd, [{ curveNumber: points[at].trace, pointNumber: points[at].k }]);
-    } catch {
-      /* a table has no hover; its words are enough */
-    }
+    Plotly.Fx.hover(gd, [{ curveNumber: points[at].trace, pointNumber: points[at].k }]);
   };
   const leave = () => {
     readout.textContent = "";
     at = -1;
-    try {
-      Plotly.Fx.unhover(gd);
-    } catch {
-      /* likewise */
-    }
+    Plotly.Fx.unhover(gd);
   };
   const keys = {
     ArrowRight: () => tell(1),
@@ -155,6 +132,7 @@ function walkByKey(tile) {
 
 // Wide or long tables scroll; the keyboard reaches them, and says what they are.
 function reachTables() {
-  for (const region of document.querySelectorAll(".scroll:not([tabindex])"))
-    region.setAttribute("tabindex", "0");
+  for (const region of document.querySelectorAll(".scroll:not([tabindex]), .wide"))
+    if (region.className === "scroll" || region.scrollWidth > region.clientWidth)
+      region.setAttribute("tabindex", "0");
 }

@@ -14,7 +14,7 @@
       [timeline] = timelines;
     if (!timeline || timeline.stretch.units) return;
     for (const tile of plain) {
-      if (!tile.timeAxis || !tile.spec.data.length) continue;
+      if (!tile.timeAxis) continue;
       await pause();
       if (mine !== turn) return; // another zoom came meanwhile
       tile.shown = tile.spec;
@@ -137,12 +137,27 @@
       ? timeline.requests.of(column.units[0], timeline.cursor.rank)
       : [];
 
+  // The head's button: shows and selects the stretch that lost most, on the first timeline.
+  function leadThere() {
+    const button = document.querySelector(".worst button"),
+      [timeline] = timelines;
+    if (!button || !timeline) return;
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const { cells, stretch, gd, box } = timeline,
+        [first, last] = ["first", "last"].map((k) => cells.withNumber(Number(button.dataset[k])));
+      await timeline.show(timeline.from(first), timeline.to(last));
+      await stretch.set(first, last + 1);
+      box.scrollIntoView({ block: "center" });
+      gd.focus({ preventScroll: true });
+    });
+  }
+
   async function openPlain(tile) {
+    if (tile.tabular) return; // HTML, and whole
     await drawPlain(tile);
-    if (tile.spec.data.some((trace) => trace.type === "table"))
-      document.getElementById(tile.id).closest(".tile").classList.add("tabular");
     walkByKey(tile);
-    if (!tile.timeAxis || !tile.spec.data.length) return;
+    if (!tile.timeAxis) return;
     const gd = document.getElementById(tile.id);
     const show = async (range) => {
       for (const t of timelines) if (t.mode === "time") await t.show(...(range || t.full()));
@@ -160,6 +175,7 @@
     await openPlain(tile);
   }
   reachTables();
+  leadThere();
   document.addEventListener("keydown", (e) => {
     if (e.key !== "Escape") return;
     for (const t of timelines) t.stretch.clear();

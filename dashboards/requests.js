@@ -169,8 +169,5 @@ class Requests {
 // The part of figures/ttft_breakdown.py that a stage belongs to.
 function partOf({ stage, held_by: held }) {
   if ((stage === "pickup" || stage === "waiting") && held) return HOLD_WORDS[held];
-  return (
-    { forward: "forward", transfer: "KV transfer" }[stage] ||
-    "tokenize, dispatch, bootstrap, answer"
-  );
+  return { forward: "forward", transfer: "KV transfer" }[stage] || "all else";
 }

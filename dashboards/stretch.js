@@ -209,11 +209,9 @@ class Stretch {
       alt = tile.kept.alt;
     if (this.units) {
       const tell = stretchFigures[tile.figure];
-      const told = !tile.spec.data.length
-        ? { why: "" }
-        : tell
-          ? tell(this.scope(tile))
-          : { why: wholeRunFigures[tile.figure] || "whole run: this figure is not of iterations" };
+      const told = tell
+        ? tell(this.scope(tile))
+        : { why: wholeRunFigures[tile.figure] || "whole run: this figure is not of iterations" };
       if (told.why === undefined) {
         drawn = told;
         rows = told.rows;
@@ -228,6 +226,7 @@ class Stretch {
     note.hidden = !said;
     box.classList.toggle("of-whole", Boolean(this.units) && drawn === tile.spec);
     tile.shown = drawn;
+    if (tile.tabular) return;
     gd.setAttribute("aria-label", alt);
     await drawPlain(tile);
     fillTable(box, tile.kept.body, rows);
@@ -277,7 +276,7 @@ function fillTable(box, kept, rows) {
   body.replaceChildren(...made);
   const summary = body.closest("details").querySelector("summary");
   const number = rows ? rows.length : kept.querySelectorAll("tr").length;
-  summary.textContent = `Table · ${count(number)} rows${rows ? " · of the stretch" : ""}`;
+  summary.textContent = `Table · ${count(number)} ${number === 1 ? "row" : "rows"}${rows ? " · of the stretch" : ""}`;
 }
 
 // Drags on the timeline that select: with Shift, or with the select button down.

@@ -205,9 +205,9 @@ class Timeline {
   // A cell bears its tokens or its role in words, or by the first letter where room is short.
   labels() {
     const out = { x: [], y: [], text: [], textfont: { size: 11, color: [] } };
-    if (!this.exact) return out;
-    const c = this.cells,
-      [lo, hi] = this.window,
+    const c = this.cells;
+    if (!this.exact || c.rowHeight < LEAST_ROW) return out;
+    const [lo, hi] = this.window,
       scale = this.width() / (hi - lo);
     for (const column of this.columns) {
       const x0 = Math.max(column.x0, lo),

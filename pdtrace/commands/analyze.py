@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         from pdtrace.pages import render_page
 
-        page = render_page(recorded, page="overview", metrics=metrics, verdict=report.verdict)
+        page = render_page(recorded, metrics=metrics, verdict=report.verdict, worst=report.strip)
         write_text(args.html, page)
     if args.markdown:
         from pdtrace.exports.markdown import render_markdown

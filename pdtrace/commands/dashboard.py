@@ -206,7 +206,9 @@ def _draw_run(args: argparse.Namespace, page: str) -> tuple[str, Exception | Non
     recorded = compare_sources(read_run(args))
     metrics = measure(recorded)
     report = build_report(recorded, metrics, explained=explain(recorded))
-    text = render_page(recorded, page=page, metrics=metrics, verdict=report.verdict)
+    text = render_page(
+        recorded, page=page, metrics=metrics, verdict=report.verdict, worst=report.strip
+    )
     return text, reason_for_nothing(recorded)
 
 

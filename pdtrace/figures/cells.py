@@ -102,13 +102,9 @@ def describe_levels(levels: dict[str, Any]) -> str:
         text = "; ".join(blocks)
         said.append(text[:1].upper() + text[1:] + ".")
     requests = levels.get("requests")
-    if requests:
+    if requests and requests["carried"] < requests["total"]:
         carried, total = requests["carried"], requests["total"]
-        said.append(
-            f"All {total:,} requests can be found."
-            if carried == total
-            else f"Of {total:,} requests the {carried:,} slowest can be found."
-        )
+        said.append(f"Of {total:,} requests the {carried:,} slowest can be found.")
     return " ".join(said)
 
 

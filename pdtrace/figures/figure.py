@@ -40,6 +40,7 @@ class Figure:
         alt: What it shows, in a sentence, for readers who do not see it.
         note: A remark under the figure: what a reader could misread.
         height: Pixels.
+        least_width: Pixels below which a page scrolls it instead of squeezing it.
         levels: Packed arrays that the page's script refines the figure from on zoom.
         time_axis: Whether x is seconds since the start, so that zooms go together.
     """
@@ -50,6 +51,7 @@ class Figure:
     alt: str
     note: str = ""
     height: int = 240
+    least_width: int = 0
     levels: dict[str, Any] = field(default_factory=dict)
     time_axis: bool = False
 

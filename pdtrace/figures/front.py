@@ -92,7 +92,7 @@ def _log_axis(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     values = [1e3 * v for o in outcomes for v in o.ttft_p99_s if v > 0]
     ticks = [m * 10.0**e for e in range(-2, 8) for m in (1, 2, 5)]
     ticks = [t for t in ticks if 0.5 * min(values) <= t <= 2 * max(values)]
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,.4g}" for t in ticks]}
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,.6g}" for t in ticks]}
 
 
 def _hover(o: Outcome) -> str:

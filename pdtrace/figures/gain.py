@@ -47,6 +47,7 @@ _ROW = 27
 _MOST = 4.0  # times better or worse at the ends of the axis, at most
 _LEAST = 1.6
 _TICKS = (1.25, 1.5, 2.0, 3.0, 4.0)
+_APART = 0.2  # of half the axis: what a tick's words take on a narrow page
 
 
 def draw_gain(pair: Pair, *, metrics: tuple[str, ...] = SHOWN) -> Figure:
@@ -93,7 +94,7 @@ def draw_gain(pair: Pair, *, metrics: tuple[str, ...] = SHOWN) -> Figure:
                 "y1": edge, "line": {"color": LIGHT["soft"], "width": 1, "dash": "dot"},
             }
         )  # fmt: skip
-    ticks = [t for t in _TICKS if t <= reach]
+    ticks = _choose_ticks(reach)
     layout = build_layout(
         x_title="← worse   (factor against the baseline)   better →",
         y_title="",
@@ -137,6 +138,7 @@ def draw_gain(pair: Pair, *, metrics: tuple[str, ...] = SHOWN) -> Figure:
             "be chance. Wide bands: what others published for delaying prefill, on other hardware."
         ),
         height=70 + _ROW * len(rows) + 18,
+        least_width=980,
     )
 
 
@@ -166,6 +168,16 @@ def _find_reach(rows: Sequence[Compared]) -> float:
         if v is not None and math.isfinite(p := _place(v, r))
     ]
     return min(_MOST, max(_LEAST, *ends, 1) * 1.08)
+
+
+def _choose_ticks(reach: float) -> list[float]:
+    """Ticks whose words do not run into each other, nor into the middle's."""
+    chosen: list[float] = []
+    least = _APART * math.log2(reach)
+    for tick in _TICKS:
+        if math.log2(tick / (chosen[-1] if chosen else 1)) >= least and tick <= reach:
+            chosen.append(tick)
+    return chosen
 
 
 def _find_published(row: Compared) -> tuple[float, float] | None:

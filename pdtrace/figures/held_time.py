@@ -42,20 +42,20 @@ def draw_held_time(outlook: Outlook) -> Figure:
                 "color": LIGHT["ink"], "thickness": 1.2, "width": 4,
             },
         },
-        {
-            "type": "scatter", "mode": "text", "x": [str(n) for n in passes],
-            "y": [1.1 * v for v in high], "text": [seconds(v / 1e3) for v in held],
-            "textposition": "top center", "hoverinfo": "skip", "cliponaxis": False,
-            "textfont": {"size": 11, "color": LIGHT["ink"]},
-        },
     ]  # fmt: skip
     ends = [*low, *high, *([typical] if typical else [])]
     layout = build_layout(
-        x_title="bound on delay passes",
+        x_title="bound on delay passes, and how long that is",
         y_title="milliseconds",
-        margin={"t": 26},
+        margin={"t": 26, "r": 84},
         showlegend=False,
-        xaxis={"type": "category"},
+        # The length stands under the bound: above its bar the dotted line would cross it.
+        xaxis={
+            "type": "category",
+            "tickvals": [str(n) for n in passes],
+            "ticktext": [f"{n}<br>{seconds(v / 1e3)}" for n, v in zip(passes, held, strict=True)],
+            "tickangle": 0,
+        },
         yaxis={
             "type": "log",
             "dtick": 1,
@@ -112,8 +112,9 @@ def _label_at(value: float) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "xref": "paper", "yref": "y", "x": 0.01, "y": float(np.log10(value)),
-            "xanchor": "left", "yanchor": "bottom", "showarrow": False,
-            "text": f"a pass: {value:,.3g} ms", "font": {"size": 12, "color": LIGHT["prefill"]},
+            "xref": "paper", "yref": "y", "x": 1.0, "y": float(np.log10(value)),
+            "xanchor": "left", "yanchor": "middle", "align": "left", "showarrow": False,
+            "text": f"a pass:<br>{seconds(value / 1e3)}", "xshift": 4,
+            "font": {"size": 12, "color": LIGHT["prefill"]},
         }
     ]  # fmt: skip

@@ -22,6 +22,7 @@ SUBJECT = "comparison"
 TITLE = "Both runs, on the same axis"
 _BINS = 220
 _SLACK_S = 0.05  # passes end a little before their requests are answered
+_LETTER = 0.008  # of the axis, a letter of a kind's name takes on a page 800 pixels wide
 _DOMAINS = ((0.54, 1.0), (0.0, 0.46))
 
 
@@ -176,15 +177,18 @@ def _name_bands(bands: list[tuple[str, Stretch, Stretch]]) -> list[dict[str, Any
     if not bands:
         return []
     total = max(s.place + s.end - s.begin for _, *both in bands for s in both)
+    free = 0.0  # where the name before ends, on a page of usual width
     out = []
     for kind, a, b in bands:
+        name = show_label(kind, most=16)
         length = max(a.end - a.begin, b.end - b.begin)
-        if length < 0.045 * total:
+        if length < 0.045 * total or a.place < free:
             continue
+        free = a.place + _LETTER * (len(name) + 1) * total
         out.append(
             {
                 "xref": "x", "yref": "paper", "x": a.place, "y": 1.0, "xanchor": "left",
-                "yanchor": "bottom", "showarrow": False, "text": show_label(kind, most=16),
+                "yanchor": "bottom", "showarrow": False, "text": name,
                 "font": {"size": 11, "color": LIGHT["soft"]}, "xshift": 2,
             }
         )  # fmt: skip

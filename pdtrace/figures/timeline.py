@@ -24,17 +24,21 @@ TITLE = "What each rank ran"
 # The page may take 8 MB; plotly.js, the other tiles and the scripts take 2.3 of them.
 MAX_LEVEL_KB = 5_600
 _MAX_TABLE_ROWS = 120
+# Pixels: of all ranks together where each can have enough, of one rank, of a rank's name.
+_ROOM = 560
+_LOWEST, _HIGHEST = 9, 34
+_LABEL = 13
 
 
 def draw_timeline(
-    run: Run | Survey, *, x: str = "time", row_height: int = 34, max_kb: int = MAX_LEVEL_KB
+    run: Run | Survey, *, x: str = "time", row_height: int = 0, max_kb: int = MAX_LEVEL_KB
 ) -> Figure:
     """Draw the timeline.
 
     Args:
         run: The run, or its survey.
         x: ``time`` or ``iteration``: the axis shown first; the page can switch.
-        row_height: Pixels a rank takes.
+        row_height: Pixels a rank takes; 0: what leaves all ranks in view.
         max_kb: Kilobytes of the page that the run may take; what does not fit is kept in blocks.
     """
     if x not in ("time", "iteration"):
@@ -42,9 +46,11 @@ def draw_timeline(
     survey = survey_run(run)
     if not len(survey):
         return build_empty(TITLE, "No iteration was rebuilt from this input.")
+    ranks = survey.dp_size
+    row_height = row_height or min(max(_ROOM // ranks, _LOWEST), _HIGHEST)
     levels = pack_cells(survey, max_kb * 1000) | {"x": x, "rowHeight": row_height}
     levels["roles"] = list_roles(survey)
-    ranks = survey.dp_size
+    step = -(-_LABEL // row_height)
     layout = build_layout(
         x_title="",
         y_title="",
@@ -56,8 +62,8 @@ def draw_timeline(
             "zeroline": False,
             "range": [ranks, 0],
             "tickmode": "array",
-            "tickvals": [r + 0.5 for r in range(ranks)],
-            "ticktext": [f"rank {r}" for r in range(ranks)],
+            "tickvals": [r + 0.5 for r in range(0, ranks, step)],
+            "ticktext": [f"rank {r}" for r in range(0, ranks, step)],
         },
         xaxis={"automargin": False, "showgrid": False, "zeroline": False},
         showlegend=False,

@@ -24,7 +24,7 @@ PARTS = (
     ("forward", ("forward",), None, "prefill", ""),
     ("KV transfer", ("transfer",), None, "decode", "x"),
 )
-REST = "tokenize, dispatch, bootstrap, answer"
+REST = "all else"  # tokenize, dispatch, bootstrap, answer
 
 
 def draw_ttft_breakdown(run: Run | Survey) -> Figure:
@@ -46,6 +46,8 @@ def draw_ttft_breakdown(run: Run | Survey) -> Figure:
         data.append(_bar(name, rows.filter(mine), labels, colour, hatch))
         left = left.filter(~mine)
     data.append(_bar(REST, left, labels, "soft", "\\"))
+    # A part that no request had would only lengthen the legend.
+    data = [trace for trace in data if any(trace["x"])]
     layout = build_layout(
         x_title="milliseconds",
         y_title="",
@@ -67,7 +69,8 @@ def draw_ttft_breakdown(run: Run | Survey) -> Figure:
     )
     note = (
         f"Of {told.num_requests:,} finished requests. The p50 and p99 bars are one request each, "
-        "so their parts need not look like the mean's."
+        "so their parts need not look like the mean's. All else: tokenize, dispatch, bootstrap, "
+        "answer."
     )
     return Figure(TITLE, {"data": data, "layout": layout}, table, alt, note, height=250)
 

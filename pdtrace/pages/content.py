@@ -36,6 +36,7 @@ class Content:
         facts: What was recorded, in a line.
         verdict: Sentences, the most important first.
         numbers: Metric → number, for rows of metrics.
+        worst: First and last iteration of the stretch to look at first, and what happened there.
         command: A line to copy, under the verdict.
         reasons: Why nothing is claimed, as a list under the verdict.
         warnings: Of reading, folded away.
@@ -47,6 +48,7 @@ class Content:
     facts: tuple[str, ...]
     verdict: tuple[str, ...]
     numbers: dict[str, Number] = field(default_factory=dict)
+    worst: tuple[int, int, str] | None = None
     command: str = ""
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -90,6 +90,12 @@ def render_facts(content: Content) -> str:
 def render_verdict(content: Content) -> str:
     """The verdict, why nothing is claimed, and the line to copy."""
     out = "".join(f"<p>{show_text(line)}</p>\n" for line in content.verdict)
+    if content.worst:
+        first, last, words = content.worst
+        out += (
+            f'<p class="worst">Worst stretch: {show_text(words)}. <button type="button" '
+            f'data-first="{first}" data-last="{last}" hidden>Look there</button></p>\n'
+        )
     if content.reasons:
         out += f'<ul class="reasons">{_list(content.reasons)}</ul>\n'
     if content.command:

@@ -16,7 +16,7 @@ from pdtrace.pages.head import render_facts, render_remarks, render_verdict
 from pdtrace.pages.page_file import find_dashboards
 from pdtrace.pages.policy import build_policy, dump_data, one_newline, show_text
 from pdtrace.pages.runs_table import render_runs_tile
-from pdtrace.pages.tiles import render_figure_tile, render_metrics_tile
+from pdtrace.pages.tiles import is_tabular, render_figure_tile, render_metrics_tile
 
 if TYPE_CHECKING:
     from pdtrace.pages.content import Content
@@ -43,12 +43,16 @@ def render(page: Page, content: Content) -> str:
         figure = draw_figure(tile.figure, content.drawn, tile.options)
         name = f"figure-{number}"
         tiles.append(render_figure_tile(tile, figure, name))
+        if not figure.spec["data"]:
+            continue
+        tabular = is_tabular(figure)
         drawn.append(
             {
                 "id": name,
                 "figure": tile.figure,
                 "options": tile.options,
-                "spec": figure.spec,
+                "spec": {} if tabular else figure.spec,
+                "tabular": tabular,
                 "timeAxis": figure.time_axis,
                 **({"levels": figure.levels} if figure.levels else {}),
             }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from pdtrace.exports.strip import strip_heading
 from pdtrace.figures.survey import survey_run
 from pdtrace.pages.content import Content, Number
 from pdtrace.pages.head import name_run, state_shares, tell_facts
@@ -16,6 +17,7 @@ from pdtrace.pages.rendering import render
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pdtrace.exports.strip import Strip
     from pdtrace.run import Run
 
 
@@ -25,6 +27,7 @@ def render_page(
     page: str = "overview",
     metrics: pl.DataFrame | None = None,
     verdict: Sequence[str] = (),
+    worst: Strip | None = None,
 ) -> str:
     """Render a page of a run as one HTML file that needs nothing else.
 
@@ -33,6 +36,7 @@ def render_page(
         page: A name among the dashboards, or the path of a TOML file.
         metrics: Table ``metrics``; measured here where it is not given.
         verdict: Sentences for the head, the most important first.
+        worst: The stretch that lost most rank time; a button of the head leads there.
 
     Raises:
         UsageError: The page, a tile or an option is not known, or it is not about a run.
@@ -49,9 +53,17 @@ def render_page(
         facts=tuple(tell_facts(run, survey)),
         verdict=tuple(verdict) or tuple(state_shares(survey)),
         numbers=collect_numbers(metrics),
+        worst=_single_out(worst, len(survey)),
         warnings=tuple(run.warnings),
     )
     return render(told, content)
+
+
+def _single_out(worst: Strip | None, num_iterations: int) -> tuple[int, int, str] | None:
+    """The worst stretch, unless it is most of the run anyway."""
+    if worst is None or 2 * (worst.last - worst.first + 1) > num_iterations:
+        return None
+    return worst.first, worst.last, strip_heading(worst)
 
 
 def collect_numbers(metrics: pl.DataFrame) -> dict[str, Number]:
