@@ -43,7 +43,8 @@ def draw_fleet_metric(
         {
             "type": "bar", "orientation": "h", "y": list(range(len(shown))),
             "x": [scale * v for _, v in shown],
-            "text": [in_unit(v, unit) for _, v in shown], "textposition": "auto",
+            "text": [in_unit(v, unit) for _, v in shown], "textposition": "outside",
+            "cliponaxis": False, "textfont": {"color": LIGHT["ink"], "size": 12},
             "hovertext": [show_label(r.name, most=80) for r, _ in shown],
             "hovertemplate": "%{hovertext}: %{text}<extra></extra>",
             "marker": {
@@ -59,6 +60,7 @@ def draw_fleet_metric(
         x_title={"ratio": "%", "count": ""}.get(unit, unit),
         y_title="",
         showlegend=False,
+        margin={"r": 70},
         xaxis={"rangemode": "tozero", "fixedrange": True},
         yaxis={
             "fixedrange": True,

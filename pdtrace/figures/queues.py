@@ -75,7 +75,10 @@ def draw_queues(run: Run | Survey, *, intervals: int = 120) -> Figure:
     layout = build_layout(
         x_title="seconds since the first iteration",
         y_title="",
-        xaxis={"range": [0, high], "anchor": "y2" if "token_usage" in present else "y"},
+        xaxis={
+            "range": [0, max(high, float(survey.end[-1]) if len(survey) else 0.0)],
+            "anchor": "y2" if "token_usage" in present else "y",
+        },
         yaxis={
             "domain": [0.42, 1] if both else [0, 1],
             "rangemode": "tozero",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,7 +71,8 @@ def draw_same_requests(pair: Pair, *, phase: str = "") -> Figure:
     data = _draw_passes(bars, place)
     data.append(_label_passes(bars, place, _ROOM * (window[1] - window[0])))
     data += _draw_requests(pair, chosen, begins, place, names)
-    shown = ", ".join(names[:_MOST_LISTED])
+    # In the note's HTML, which is escaped as a whole, labels would be escaped twice.
+    shown = ", ".join(html.unescape(name) for name in names[:_MOST_LISTED])
     if len(names) > _MOST_LISTED:
         shown += f" and {len(names) - _MOST_LISTED} more"
     kind = "1 request" if len(chosen) == 1 else f"{len(chosen)} requests sent together"

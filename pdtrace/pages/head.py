@@ -49,10 +49,17 @@ def tell_facts(run: Run, survey: Survey) -> list[str]:
     facts = describe_engine(run)
     if len(survey):
         begin = dt.datetime.fromtimestamp(survey.origin_ns / 1e9, dt.UTC)
-        facts.append(f"from {begin:%Y-%m-%d %H:%M:%S} UTC, {format_span(float(survey.end[-1]))}")
+        facts.append(f"from {begin:%Y-%m-%d %H:%M:%S} UTC, {_spell_length(float(survey.end[-1]))}")
     facts.append(f"iterations by {run.grouping}")
     state = describe_delayer(run)
     return [*facts, state] if state else facts
+
+
+def _spell_length(seconds: float) -> str:
+    """A run's length: in hours or days where seconds would be many."""
+    if seconds >= 2 * 86_400:
+        return f"{seconds / 86_400:,.1f} days"
+    return f"{seconds / 3600:,.1f} h" if seconds >= 3 * 3600 else format_span(seconds)
 
 
 def describe_delayer(run: Run) -> str:

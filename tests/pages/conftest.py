@@ -52,7 +52,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
             browser.get_log(kind)
         browser.get(path.as_uri())
         drawn = "return document.documentElement.dataset.ready"
-        WebDriverWait(browser, 60).until(lambda d: d.execute_script(drawn))
+        WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda d: d.execute_script(drawn))
         return browser
 
     yield open_
