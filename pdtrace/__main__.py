@@ -65,6 +65,24 @@ def build_parser() -> Parser:
     return parser
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; paths may stand on both sides of an option.
+
+    Raises:
+        UsageError: It is not one.
+    """
+    parser = build_parser()
+    args, more = parser.parse_known_args(argv)
+    # argparse takes a list of positionals only where they stand side by side
+    if more:
+        paths = getattr(args, "paths", None)
+        is_option = any(text.startswith("-") and text != "-" for text in more)
+        if is_option or not isinstance(paths, list):
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        args.paths = [*paths, *more]
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and turn whatever goes wrong into one line and an exit code.
 
@@ -78,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     is_debug = "--debug" in argv
     try:
-        args = build_parser().parse_args(argv)
+        args = parse(argv)
         code = int(args.run(args))
         sys.stdout.flush()
     except BrokenPipeError:

@@ -142,7 +142,8 @@ class _Reader:
 
     def refuse(self, what: str) -> NoReturn:
         raise InputError(
-            f"not a baseline that check wrote: {what}; write it anew with --update-baseline",
+            f"not a baseline that check wrote: {what}; remove it, and --update-baseline writes "
+            "another",
             path=show(self.path),
         )
 
@@ -188,8 +189,10 @@ def read_baseline(path: Path) -> Baseline:
             reader.refuse("it is too long")
         text = path.read_text("utf-8")
     except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError)
+        hint = " (--update-baseline writes it)" if is_missing else ""
         raise InputError(
-            f"cannot be read: {error.strerror or error} (--update-baseline writes it)",
+            f"cannot be read: {error.strerror or error}{hint}",
             path=show(str(path)),
         ) from error
     except UnicodeDecodeError:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdtrace.check.verdicts import CheckResult, JudgedRun, Verdict
 from pdtrace.errors import OutputError, PdtraceError, UsageError
 from pdtrace.exports.writing import STDOUT, find_width, write_text
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     import argparse
@@ -44,16 +46,33 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_output_options(args: argparse.Namespace) -> None:
-    """Refuse two outputs to standard output, before anything is read.
+    """Refuse outputs that cannot all be written, or would replace an input, before any is read.
 
     Raises:
-        UsageError: More than one of them is ``-``, or one is beside ``--github``.
+        UsageError: Two of them are one file or standard output, one is beside ``--github`` or is
+            also read, or a baseline is written, which gives no result.
     """
-    num = sum(value == STDOUT for value in _named(args).values())
+    named = _named(args)
+    if args.update_baseline and (named or args.github or args.baseline == STDOUT):
+        odd = "--baseline -" if args.baseline == STDOUT else f"--{next(iter(named), 'github')}"
+        raise UsageError(f"--update-baseline writes the baseline file alone: leave out {odd}")
+    num = sum(value == STDOUT for value in named.values())
     if num > 1:
         raise UsageError("only one output can be written to standard output")
     if num and args.github:
         raise UsageError("--github writes to standard output: name a file for the other output")
+    taken = {
+        Path(text).resolve(): "is read"
+        for text in (*args.paths, args.baseline, args.rules)
+        if text is not None and Path(text).exists()
+    }
+    for name, text in named.items():
+        place = Path(text).resolve()
+        if text == STDOUT or (place.exists() and not place.is_file()):  # such as /dev/null
+            continue
+        if place in taken:
+            raise UsageError(f"--{name} would replace {show(text)}, which {taken[place]}")
+        taken[place] = f"--{name} writes"
 
 
 def _named(args: argparse.Namespace) -> dict[str, str]:

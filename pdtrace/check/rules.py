@@ -26,7 +26,7 @@ _BOUND = re.compile(
     r"\s*(\w+)\s*(<=|>=|≤|≥)\s*([-+]?[\d.][\d._]*(?:e[-+]?\d+)?)\s*(%?)\s*", re.ASCII
 )
 _CHANGE = re.compile(r"\s*(\w+)\s*:\s*([-+]?)(\d[\d.]*)\s*%\s*", re.ASCII)
-_LIKE_RULE = re.compile(r"\s*\w+\s*([<>=≤≥:]=?|==)\s*[-+\d.%]", re.ASCII)
+_LIKE_RULE = re.compile(r".*[<>≤≥]|\s*\w+\s*[=:]=?\s*[-+\d.%]", re.ASCII | re.DOTALL)
 HIGHER = frozenset(
     {q.name for q in ALL if q.better == "higher"}
     | {"num_fully_fused_iterations", "fully_fused_iteration_ratio", "grouping_confidence_mean"}
@@ -176,6 +176,14 @@ def _line_of(text: str, what: str, after: int = 0) -> int:
         if what in lines[number - 1]:
             return number
     return max(after, 1)
+
+
+def drop_repeated(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """Each rule once, where it stands first."""
+    first: dict[tuple[object, ...], Rule] = {}
+    for rule in rules:
+        first.setdefault((rule.metric, rule.kind, rule.limit, rule.better), rule)
+    return tuple(first.values())
 
 
 def require_known(rules: Sequence[Rule], known: Collection[str]) -> None:

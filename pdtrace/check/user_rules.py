@@ -13,6 +13,8 @@ from pdtrace.check.judge import Case
 from pdtrace.check.measures import ALL, OTHER_NOISE, Measure
 from pdtrace.check.samples import Pool
 from pdtrace.check.verdicts import Finding, Verdict
+from pdtrace.errors import UsageError
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,12 +24,23 @@ if TYPE_CHECKING:
     from pdtrace.check.rules import Rule
 
 _UNKNOWN_UNIT = "count"
+ABOVE_ONE = frozenset({"rank_token_imbalance_ratio"})  # quotients that are no shares
 
 
 def judge_bound(rule: Rule, tested: Sequence[Tested]) -> Finding:
-    """A bound on a value: kept or broken, as measured; of repeats their mean counts."""
+    """A bound on a value: kept or broken, as measured; of repeats their mean counts.
+
+    Raises:
+        UsageError: The bound of a share is none: it would always be kept, or never.
+    """
     measure = _find_measure(rule.metric, tested)
     values = [v for t in tested if (v := _value_of(measure, t)) is not None]
+    if measure.unit == "ratio" and rule.metric not in ABOVE_ONE and not 0 <= rule.limit <= 1:
+        where = f"{rule.source}: " if rule.source else ""
+        raise UsageError(
+            f"{where}rule '{show(rule.text)}': {rule.metric} is a share of 0 to 1; write it like "
+            "0.3 or 30%"
+        )
     sign = "at most" if rule.kind == "max" else "at least"
     start = Finding(
         metric=rule.metric,

@@ -92,7 +92,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _read_rules(args: argparse.Namespace) -> tuple[Rules, list[str]]:
     """Rules from everywhere, and the arguments that are paths."""
-    from pdtrace.check.rules import Rules, looks_like_rule, parse_rule, read_rules
+    from pdtrace.check.rules import (
+        Rules,
+        drop_repeated,
+        looks_like_rule,
+        parse_rule,
+        read_rules,
+    )
     from pdtrace.errors import UsageError
 
     inline = [text for text in args.paths if looks_like_rule(text)]
@@ -101,9 +107,11 @@ def _read_rules(args: argparse.Namespace) -> tuple[Rules, list[str]]:
         raise UsageError("name at least one log file or run directory besides the rules")
     if args.update_baseline and args.baseline is None:
         raise UsageError("--update-baseline needs --baseline FILE, the file to write")
+    if args.update_baseline and (args.rules is not None or args.rule or inline):
+        raise UsageError("--update-baseline judges nothing: leave the rules out")
     found = Rules() if args.rules is None else read_rules(args.rules)
     mine = tuple(parse_rule(text) for text in (*args.rule, *inline))
-    return Rules((*found.rules, *mine), found.tiers), paths
+    return Rules(drop_repeated((*found.rules, *mine)), found.tiers), paths
 
 
 def _read_baseline(args: argparse.Namespace) -> Baseline | None:
@@ -120,11 +128,15 @@ def _load(args: argparse.Namespace, paths: Sequence[str]) -> list[tuple[str, Run
     """The runs: each directory is one; log files together are one."""
     from pathlib import Path
 
-    from pdtrace.errors import UsageError
+    from pdtrace.errors import InputError, UsageError
     from pdtrace.loading import load, reason_for_nothing
     from pdtrace.reading import Bar
+    from pdtrace.untrusted import show
 
     folders = [Path(p).is_dir() for p in paths]
+    missing = next((p for p in paths if p != "-" and not Path(p).exists()), None)
+    if any(folders) and missing is not None:
+        raise InputError("no such file or directory", path=show(missing))
     if any(folders) and not all(folders):
         raise UsageError(
             "log files and run directories at once: several directories are repeats, several files "

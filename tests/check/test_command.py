@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,15 @@ def test_exit_codes(baseline, capsys):
         ([LOG_ON, "--baseline", "nowhere.json"], "nowhere.json: cannot be read"),
         ([LOG_ON, "--rules", "nowhere.toml"], "nowhere.toml: cannot be read"),
         ([LOG_ON, ON, "ttft_p50_s<=1"], "log files and run directories at once"),
+        ([ON, "nowhere", "ttft_p50_s<=1"], "nowhere: no such file or directory"),
+        ([LOG_ON, "idle_rank_pass_ratio<=30"], "is a share of 0 to 1; write it like 0.3 or 30%"),
+        ([LOG_ON, "ttft_p50_s<="], "rule 'ttft_p50_s<=': expected"),
+        ([LOG_ON, "--github", "ttft_p50_s:5"], "rule 'ttft_p50_s:5': expected"),
+        ([LOG_ON, "--baseline", "b", "--update-baseline", "ttft_p50_s<=1"], "leave the rules out"),
+        ([LOG_ON, "--baseline", "b", "--update-baseline", "--json", "c"], "leave out --json"),
+        ([LOG_ON, "--baseline", "-", "--update-baseline"], "leave out --baseline -"),
+        ([LOG_ON, "ttft_p50_s<=1", "--json", "x", "--html", "./x"], "x, which --json writes"),
+        ([LOG_ON, "ttft_p50_s<=1", "--bogus", "x"], "unrecognized arguments: --bogus x"),
         (["ttft_p50_s<=1"], "name at least one log file or run directory"),
         ([str(SAMPLES / "h100x2-decode"), "ttft_p50_s<=1"], "decode engine"),
     ],
@@ -54,6 +64,29 @@ def test_what_cannot_be_judged_is_a_line_and_2(args, told, capsys):
     err = capsys.readouterr().err
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_a_rule_may_follow_options(baseline, capsys):
+    """It is the natural place for it; argparse alone takes it for an unknown argument."""
+    args = ["check", LOG_ON, "--baseline", baseline, "idle_rank_pass_ratio<=0.1", "--json", "-"]
+    assert main([*args, "num_requests:+50%"]) == 1
+    rules = [f["rule"] for f in json.loads(capsys.readouterr().out)["findings"][:2]]
+    assert rules == ["idle_rank_pass_ratio<=0.1", "num_requests:+50%"]
+
+
+@pytest.mark.parametrize("what", ["log", "baseline", "rules"])
+def test_no_output_replaces_an_input(what, tmp_path, baseline, capsys):
+    """One wrong letter in a workflow must not cost the recording or the baseline."""
+    log, rules = tmp_path / "server.log", tmp_path / "rules.toml"
+    shutil.copy(LOG_ON, log)
+    rules.write_text("")
+    target = {"log": str(log), "baseline": baseline, "rules": str(rules)}[what]
+    before = Path(target).read_bytes()
+    args = ["check", str(log), "--baseline", baseline, "--rules", str(rules)]
+    assert main([*args, "--html", target]) == 2
+    assert capsys.readouterr().err == f"pdtrace: --html would replace {target}, which is read\n"
+    assert Path(target).read_bytes() == before
+    assert main([*args, "--html", "/dev/null", "--json", "/dev/null"]) == 0
 
 
 def test_rules_from_everywhere_hold_together(tmp_path, capsys):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pdtrace.check.measures import ALL
 from pdtrace.check.rules import (
     Rules,
+    drop_repeated,
     find_better,
     looks_like_rule,
     parse_rule,
@@ -66,6 +67,21 @@ def test_any_text_is_a_rule_or_a_line(text):
         assert message.isprintable()
     else:
         assert rule.metric
+
+
+@pytest.mark.parametrize(
+    "text", ["x<=", "x=<0.3", '"x<=0.3"', "x<=nan", "<=0.3", "x >= y", "x: 5", "x=0.3", "a b<=1"]
+)
+def test_a_rule_gone_wrong_is_no_path(text):
+    """'no such file' would send its author looking for a file."""
+    assert looks_like_rule(text)
+
+
+def test_a_rule_twice_is_one_finding():
+    """Twice in a report, a test tab or a code quality widget it would look like two."""
+    texts = ("a<=1", "a <= 1.0", "a>=1", "a:5%", "a:+5%", "a:5%", "a<=100%")
+    kept = drop_repeated([parse_rule(text) for text in texts])
+    assert [rule.text for rule in kept] == ["a<=1", "a>=1", "a:5%", "a:+5%"]
 
 
 @pytest.mark.parametrize("path", ["run", "run/server.log", "a-b.log.gz", "-", "C:/runs/1", "x.zst"])
