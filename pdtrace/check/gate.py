@@ -156,7 +156,7 @@ def _judge_lost(tested: Sequence[Tested], baseline: Baseline) -> list[Finding]:
         return []
     known = sum(r.num_requests for r in baseline.records)
     share = sum(r.num_unanswered for r in baseline.records) / known if known else 0.0
-    allowed = max(MIN_LOST, LOST_SHARE * sent)
+    allowed = max(MIN_LOST, math.floor(LOST_SHARE * sent))
     is_worse = lost - share * sent > allowed
     reason = f"of {sent:,.0f} sent" + (", which is no chance" if is_worse else "")
     if died is not None:
@@ -167,7 +167,7 @@ def _judge_lost(tested: Sequence[Tested], baseline: Baseline) -> list[Finding]:
         Finding(
             metric=LOST,
             title="requests without an answer",
-            rule=f"at most {allowed:.0f} more than in the baseline",
+            rule=f"at most {allowed} more than in the baseline",
             tier="A",
             verdict=Verdict.FAIL if is_worse else Verdict.PASS,
             value=lost,
@@ -290,9 +290,16 @@ def _summarise(verdict: Verdict, findings: Sequence[Finding], reasons: Sequence[
     if verdict is Verdict.INCONCLUSIVE:
         return f"the noise hides {', '.join(f.title for f in open_[:3])}"
     if not open_:
-        return f"all {len(findings)} findings are no worse than allowed"
-    num = len(findings)
-    return f"nothing is shown to be worse; {len(open_)} of {num} findings are inconclusive"
+        return (
+            f"all {len(findings)} findings are no worse than allowed"
+            if len(findings) > 1
+            else "the one finding is no worse than allowed"
+        )
+    is_are = "is" if len(open_) == 1 else "are"
+    return (
+        f"nothing is shown to be worse; {len(open_)} of {len(findings)} findings {is_are} "
+        "inconclusive"
+    )
 
 
 def _describe_run(tested: Tested, verdict: Verdict | None) -> JudgedRun:

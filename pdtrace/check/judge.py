@@ -61,6 +61,21 @@ class Case:
     source: str | None = None
 
 
+@dataclass(frozen=True)
+class Risk:
+    """How the accepted chance of a false failure is shared.
+
+    Attributes:
+        num: Measures and rules that share it.
+        single: Chance that one alone may have, whatever the others show.
+        bar: Chance that those may have which were not shown: those that were use up nothing.
+    """
+
+    num: int
+    single: float
+    bar: float
+
+
 def choose_measures(
     pools: tuple[Pool, Pool], workloads: tuple[Workload, Workload], tiers: Sequence[str]
 ) -> list[Case]:
@@ -123,12 +138,17 @@ def judge_cases(cases: Sequence[Case], *, alpha: float = ALPHA) -> list[Finding]
     tested = [(i, c.change) for i, c in enumerate(cases) if isinstance(c.change, Change)]
     tails = {i: student_tail(c.point / c.error(), c.freedom) for i, c in tested}
     shown: set[int] = set()
+    bar = alpha
     for rank, i in enumerate(sorted(tails, key=lambda k: tails[k])):
-        if tails[i] > alpha / (len(tails) - rank):
+        bar = alpha / (len(tails) - rank)
+        if tails[i] > bar:
             break
         shown.add(i)
-    single = alpha / max(len(tails), 1)
-    return [_judge(case, is_shown=i in shown, tail=single) for i, case in enumerate(cases)]
+    risk = Risk(len(tails), alpha / max(len(tails), 1), bar)
+    return [
+        _judge(case, is_shown=i in shown, chance=tails.get(i, 1.0), risk=risk)
+        for i, case in enumerate(cases)
+    ]
 
 
 def plan(cases: Sequence[Case], *, alpha: float = ALPHA) -> tuple[int | None, int | None]:
@@ -152,7 +172,7 @@ def plan(cases: Sequence[Case], *, alpha: float = ALPHA) -> tuple[int | None, in
     return lost, slow
 
 
-def _judge(case: Case, *, is_shown: bool, tail: float) -> Finding:
+def _judge(case: Case, *, is_shown: bool, chance: float, risk: Risk) -> Finding:
     measure, change = case.measure, case.change
     start = Finding(
         metric=measure.name,
@@ -185,7 +205,13 @@ def _judge(case: Case, *, is_shown: bool, tail: float) -> Finding:
         verdict, reason = Verdict.PASS, "within the limit as measured; noise could hide more"
     else:
         verdict, reason = Verdict.INCONCLUSIVE, "the noise hides whether it is worse"
-        runs = find_runs(change, tail, case.effect, case.margin)
+        if low > 0 and change.point >= case.effect:
+            together = f" with {risk.num} judged together" if risk.num > 1 else ""
+            reason = (
+                f"likely worse, but chance is not ruled out: {100 * chance:.2g} % of it remains, "
+                f"and {100 * risk.bar:.2g} % is accepted{together}"
+            )
+        runs = find_runs(change, risk.bar, case.effect, case.margin)
         if runs is None:
             reason = "too near the limit: no number of runs would settle it"
     sign = 1.0 if measure.better == "lower" else -1.0
@@ -199,7 +225,7 @@ def _judge(case: Case, *, is_shown: bool, tail: float) -> Finding:
         change=_show(sign * change.point, measure),
         low=ends[0],
         high=ends[1],
-        detectable=abs(_show(max(find_detectable(change, tail), case.effect), measure)),
+        detectable=abs(_show(max(find_detectable(change, risk.single), case.effect), measure)),
         runs_needed=None if runs is None or not runs[1] else runs[1],
         baseline_runs_needed=None if runs is None or not runs[0] else runs[0],
     )

@@ -78,17 +78,19 @@ def find_runs(change: Change, tail: float, effect: float, margin: float) -> tupl
 
     Settled is a change that is shown to be worse (at least ``effect``), or whose interval ends
     before ``margin``; with so many runs that happens in four of five cases. Repeats of the run
-    under test come first; where no number of them would do, as many of the baseline are added.
+    under test alone, or as many of the baseline too: whichever are fewer in all.
 
     Returns:
         More runs of the baseline and of the run under test; None where not even hundreds would do.
     """
     a, b = change.num_runs
-    for added in ((0, 1), (1, 1)):
-        for n in range(1, MOST_RUNS + 1):
-            runs = (a + n * added[0], b + n * added[1])
-            if _would_settle(change, runs, tail, effect, margin):
-                return n * added[0], n * added[1]
+    for total in range(1, 2 * MOST_RUNS + 1):
+        ways = [(0, total)] if total <= MOST_RUNS else []
+        if total % 2 == 0:
+            ways.append((total // 2, total // 2))
+        for more in ways:
+            if _would_settle(change, (a + more[0], b + more[1]), tail, effect, margin):
+                return more
     return None
 
 

@@ -223,7 +223,8 @@ def sort_by_gravity(findings: Sequence[Finding]) -> list[Finding]:
 def _excess(finding: Finding) -> float:
     if has_bound(finding) and finding.value is not None and finding.limit is not None:
         return abs(finding.value - finding.limit) / max(abs(finding.limit), 1e-9)
-    return abs(finding.change or 0.0)
+    size = abs(finding.change or 0.0)
+    return size / abs(finding.limit) if finding.limit else size  # seconds beside shares
 
 
 def headline(result: CheckResult) -> str:

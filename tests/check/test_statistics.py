@@ -143,6 +143,27 @@ def test_so_many_more_runs_settle_it(true_change, least):
     assert before < settled
 
 
+def test_the_fewest_runs_that_settle_it():
+    """Beside one run of the baseline even 85 repeats may hardly do what two of each would."""
+    change = Change(1, 1, math.log(1.153), 0.034, 8, (1, 1), 1.0, 10)
+    a, b = find_runs(change, 0.005 / 9, MEAN.effect, MEAN.margin)
+    assert 0 < a + b <= 6
+
+
+def test_an_interval_beyond_the_limit_that_is_no_failure_says_why():
+    """A reader sees +3 % to +29 %, 3 % allowed, and no red: the bar for many at once is higher."""
+    change = Change(1, 1.153, math.log(1.153), 0.034, 8, (1, 1), 1.0, 10)
+    case = Case(MEAN, change, "B", "rule", MEAN.effect, MEAN.margin, MEAN.effect)
+    others = [replace(case, change=replace(change, point=0.0)) for _ in range(8)]
+    found, quiet = judge_cases([case, *others])[:2]
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.low > found.limit
+    tail = student_tail(change.point / change.error(), change.freedom)
+    assert f"{100 * tail:.2g} % of it remains" in found.reason
+    assert "0.056 % is accepted with 9 judged together" in found.reason
+    assert quiet.reason == "the noise hides whether it is worse"
+
+
 @pytest.mark.parametrize(("power", "least", "most"), [(POWER_Z, 0.72, 0.95), (SURE_Z, 0.95, 1)])
 def test_planned_runs_find_what_was_planned_for(power, least, most):
     """'N runs of each to find it' likewise; the surer promise must hold surely."""

@@ -108,3 +108,5 @@ def test_worst_first():
     order = sort_by_gravity([made.SAME, made.TIME, small, made.ABSENT, made.COUNT])
     assert order == [made.COUNT, small, made.ABSENT, made.TIME, made.SAME]
     assert order[0].verdict is Verdict.FAIL
+    seconds = replace(made.COUNT, unit="s", scale="absolute", change=2.0, limit=1.0)
+    assert sort_by_gravity([seconds, made.COUNT]) == [made.COUNT, seconds]
