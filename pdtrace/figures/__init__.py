@@ -58,6 +58,16 @@ def _find_figures() -> dict[str, tuple[Callable[..., Figure], str]]:
     return found
 
 
+# What an option may be, whatever the figure: a page is written by hand, and must stay drawable.
+RANGES = {
+    "intervals": (1, 5_000),
+    "bins": (1, 5_000),
+    "most": (1, 1_000),
+    "row_height": (0, 200),
+    "max_kb": (1, 100_000),
+}
+
+
 def list_options(name: str) -> dict[str, Any]:
     """Name → default of every option of a figure; the type of the default is that of the option."""
     signature = inspect.signature(list_figures()[name])
@@ -79,7 +89,8 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Options of a figure as it takes them, lists as tuples.
 
     Raises:
-        UsageError: An option is not known, or not of its type; the known ones are named.
+        UsageError: An option is not known, not of its type, or out of its range; what would do is
+            named.
     """
     known = list_options(name)
     taken = {}
@@ -93,6 +104,11 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(value, want) or isinstance(value, bool) is not (want is bool):
             word = "list" if want is tuple else want.__name__
             raise UsageError(f"figure {name!r}: option {key!r} must be {word}")
+        low, high = RANGES.get(key, (0, 0))
+        if want is int and high and not low <= value <= high:
+            raise UsageError(
+                f"figure {name!r}: option {key!r} must be from {low:,} to {high:,}, not {value:,}"
+            )
         taken[key] = value
     return taken
 

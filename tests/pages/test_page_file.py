@@ -10,12 +10,13 @@ import pytest
 
 from pdtrace.compare.quantities import QUANTITIES
 from pdtrace.errors import UsageError
-from pdtrace.figures import SUBJECTS, find_subject, list_figures, list_options
+from pdtrace.figures import SUBJECTS, draw_figure, find_subject, list_figures, list_options
 from pdtrace.metrics import measure
 from pdtrace.pages import list_pages, load_page
 from pdtrace.pages.page_file import _PAGE_KEYS, _TILE_KEYS
 from pdtrace.pages.whatif_page import collect_outlook_numbers
 from tests.figures.recorded import read_outlook, read_sample
+from tests.pages.made_pages import make_run
 
 README = (Path(__file__).parent.parent.parent / "dashboards" / "README.md").read_text("utf-8")
 ROWS = {
@@ -99,3 +100,18 @@ def test_the_page_of_pages_tells_no_figure_that_is_gone():
     assert set(ROWS) == set(list_figures())
     for name in (*_PAGE_KEYS, *_TILE_KEYS, *SUBJECTS):
         assert re.search(rf"\b{name}\b", README), name
+
+
+@pytest.mark.parametrize(
+    ("figure", "option", "value"),
+    [
+        ("idle_share", "intervals", 0),
+        ("queues", "intervals", 10**9),
+        ("timeline", "row_height", -5),
+        ("timeline", "max_kb", 0),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_its_range(figure, option, value):
+    """A slip in a page of one's own is told in a line, not by a failure or an endless drawing."""
+    with pytest.raises(UsageError, match=rf"{figure}.*{option}.* must be from .* to "):
+        draw_figure(figure, make_run(20, 2), {option: value})
