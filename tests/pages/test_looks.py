@@ -81,3 +81,15 @@ def test_a_narrow_page_squeezes_nothing(open_page, browser, draw):
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 800
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_printed_table_of_runs_keeps_its_headings(open_page, browser):
+    """On paper nothing can be pressed, but a column without its name says nothing."""
+    driver = open_page(draw_fleet())
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        buttons = driver.find_elements("css selector", "table.sortable th button")
+        assert buttons
+        assert all(button.is_displayed() for button in buttons)
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
