@@ -41,6 +41,7 @@ BOUNDS = {
     "max_solo_ratio": "solo_iteration_ratio<={}",
     "min_fusion_width": "fusion_width_mean>={}",
 }
+SHARES = ("max_idle_ratio", "max_solo_ratio")
 OPTIONS = {"baseline": "--baseline", "dp_size": "--dp-size", "tz": "--tz"}
 KNOWN = (*BOUNDS, "rules", *OPTIONS)
 HELP = (
@@ -195,6 +196,8 @@ def find_complaint(arguments: Mapping[str, Any]) -> str | None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and math.isfinite(value)):
             return f"pdtrace: {name} is a number, not {value!r}"
+        if value is not None and name in SHARES and not 0 <= value <= 1:
+            return f"pdtrace: {name} is a share of 0 to 1, not {value!r}"
     rules = arguments.get("rules")
     if isinstance(rules, list | tuple) and not all(isinstance(rule, str) for rule in rules):
         return f"pdtrace: rules are texts such as 'ttft_p99_s:5%', not {rules!r}"

@@ -120,6 +120,7 @@ def test_off(pdtrace_run):
         ("", "pdtrace_run", "nothing to judge by; name at least one of: max_idle_ratio"),
         ("max_idle_ratio='a lot'", "pdtrace_run", "max_idle_ratio is a number, not 'a lot'"),
         ("max_idle_ratio=float('nan')", "pdtrace_run", "max_idle_ratio is a number, not nan"),
+        ("max_idle_ratio=30", "pdtrace_run", "max_idle_ratio is a share of 0 to 1, not 30"),
         ("rules=[0.3]", "pdtrace_run", "rules are texts"),
         ("0.3", "pdtrace_run", "name its arguments, of: max_idle_ratio"),
         ("max_idle_ratio=0.3", "", "the fixture pdtrace_run"),

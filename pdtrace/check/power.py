@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pdtrace.check.changes import Change
 
-POWER = 0.8
-POWER_Z = 0.8416  # normal quantile of it
+POWER_Z = 0.8416  # normal quantile of 80 %, four of five
 SURE_Z = 1.6449  # of 95 %
 LEVEL = 0.95
 MOST_RUNS = 200

@@ -40,7 +40,10 @@ def find_worst(run: Run) -> Where | None:
     # of several lines that of the rank with most tokens: it made the others wait
     first = seen.sort("num_new_tokens", descending=True, nulls_last=True).row(0, named=True)
     width, size, idle = (int(x[row]) for x in (passes.width, passes.dp_size, passes.idle))
+    label = run.iterations["forward_iter"][row]
     text = f"{width} of {size} ranks prefilled"
+    if label is not None and label != number:
+        text = f"[{label}] in the log, {text}"  # the engine's own count, which the line shows
     if idle:
         text += f", {idle} idle"
     if np.isfinite(passes.duration[row]):

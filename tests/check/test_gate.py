@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -86,6 +88,8 @@ def test_a_failure_names_delayer_values_and_line():
     )
     assert where.line in line
     assert where.file.endswith("server.log")
+    shown = Path(where.file).read_text("utf-8").splitlines()[where.line - 1]
+    assert re.search(r"batch (\[\d+\])", shown)[1] in where.text  # the engine's count, from 1 on
     idle = run.iterations.filter(pl.col("iteration") == where.iteration)["num_idle_ranks"]
     assert idle.item() > 0
 
