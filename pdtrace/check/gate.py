@@ -266,14 +266,16 @@ def _conclude(findings: Sequence[Finding], reasons: Sequence[str]) -> Verdict:
         return Verdict.UNMEASURED
     if any(f.verdict is Verdict.INCONCLUSIVE and f.tier == "rule" for f in findings):
         return Verdict.INCONCLUSIVE
+    return Verdict.INCONCLUSIVE if _is_blind(findings) else Verdict.PASS
+
+
+def _is_blind(findings: Sequence[Finding]) -> bool:
+    """Whether no measure could have shown a change of ``BLIND``."""
     judged = [f for f in findings if f.tier != "rule" and f.metric != LOST]
-    if judged and all(_is_blind(f) for f in judged):
-        return Verdict.INCONCLUSIVE
-    return Verdict.PASS
-
-
-def _is_blind(finding: Finding) -> bool:
-    return finding.verdict is Verdict.INCONCLUSIVE and not (finding.detectable or math.inf) <= BLIND
+    return bool(judged) and all(
+        f.verdict is Verdict.INCONCLUSIVE and not (f.detectable or math.inf) <= BLIND
+        for f in judged
+    )
 
 
 def _summarise(verdict: Verdict, findings: Sequence[Finding], reasons: Sequence[str]) -> str:
@@ -288,6 +290,11 @@ def _summarise(verdict: Verdict, findings: Sequence[Finding], reasons: Sequence[
         return ", ".join(missing[:3]) or "nothing was measured"
     open_ = [f for f in findings if f.verdict is Verdict.INCONCLUSIVE]
     if verdict is Verdict.INCONCLUSIVE:
+        if not any(f.tier == "rule" for f in open_) and _is_blind(findings):
+            return (
+                "too little or too noisy: no measure could have shown a change of "
+                f"{100 * BLIND:.0f} %; more runs of baseline and build would"
+            )
         return f"the noise hides {', '.join(f.title for f in open_[:3])}"
     if not open_:
         return (

@@ -156,3 +156,15 @@ def test_repeats_are_directories(baseline, tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert [run["verdict"] for run in told["runs"]] == ["pass", "fail"]
     assert told["reasons"] == [f"the repeats disagree: {again} alone fails"]
+
+
+def test_runs_too_small_to_show_anything_are_no_pass(tmp_path, capsys):
+    """Green where even a fifth more iterations would not show would be worse than no gate."""
+    runs = [str(tmp_path / f"run{seed}") for seed in (1, 2)]
+    for seed, run in enumerate(runs):
+        told = ["--dp-size", "8", "--requests", "160", "--seed", str(seed + 1)]
+        assert main(["simulate", "-o", run, "--max-delay-passes", "30", *told]) == 0
+    baseline = str(tmp_path / "b.json")
+    assert main(["check", runs[0], "--baseline", baseline, "--update-baseline"]) == 0
+    assert main(["check", runs[1], "--baseline", baseline]) == 2
+    assert "no measure could have shown a change of 20 %" in capsys.readouterr().err
