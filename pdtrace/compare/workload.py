@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MIN_SHARE = 0.2  # of the run with fewer requests that must have a partner
 ALIKE = 0.05  # counts, rates and quantiles of lengths may differ by this much
+ALIKE_RATES = 0.25  # rates of few requests may differ by no more than this
+MIDDLE = 0.9  # of the requests, between which a rate is measured
 ALIKE_TOKENS = 0.02
 _DECILES = np.arange(0.1, 1.0, 0.1)
 
@@ -77,7 +79,7 @@ def compare_workloads(
     if len(left) >= MIN_SHARE * fewer:
         why = f"both runs answered only {done.sum():,} of {len(left):,} requests that both got"
         return Workload("different", none, none, unanswered, (why,))
-    differences = _differences(a, b)
+    differences = _differences(a, b, passes)
     if differences:
         why = f"only {len(left):,} requests of {len(a):,} and {len(b):,} are the same"
         return Workload("different", none, none, reasons=(f"{why}, and {'; '.join(differences)}",))
@@ -127,7 +129,7 @@ def _compare_tokens(passes: tuple[Passes, Passes]) -> Workload:
     return Workload("unnamed", none, none, notes=(note,))
 
 
-def _differences(a: Requests, b: Requests) -> list[str]:
+def _differences(a: Requests, b: Requests, passes: tuple[Passes, Passes]) -> list[str]:
     out = []
     if _apart(len(a), len(b)) > ALIKE:
         out.append(f"their number differs: {len(a):,} and {len(b):,}")
@@ -138,10 +140,32 @@ def _differences(a: Requests, b: Requests) -> list[str]:
             out.append("the lengths of their prompts are distributed differently")
     else:
         out.append("the lengths of their prompts are not known")
-    rates = [len(r) / max(float(np.nanmax(r.begin) - np.nanmin(r.begin)), 1e-9) for r in (a, b)]
-    if _apart(*rates) > ALIKE:
-        out.append(f"they came at different rates: {rates[0]:.3g} and {rates[1]:.3g} a second")
+    first, second = (measure_rate(r, p) for r, p in zip((a, b), passes, strict=True))
+    low, high = sorted((first, second))
+    allowed = min(max(ALIKE, 2 * float(np.sqrt(1 / len(a) + 1 / len(b)))), ALIKE_RATES)
+    if high[0] > low[1] and _apart(low[1], high[0]) > allowed:
+        out.append(
+            f"they came at different rates: {first[0]:.3g} and {second[0]:.3g} a second "
+            f"({allowed:.0%} may be chance among so few; warm-up and stalls do not count)"
+        )
     return out
+
+
+def measure_rate(requests: Requests, passes: Passes) -> tuple[float, float]:
+    """How many requests came in a second, in the middle nine tenths of them: least and most.
+
+    A tenth is left at the ends for warm-up and for what trails. Clients that wait for answers send
+    nothing in a stall, others go on: least counts the time of stalls, most leaves it out.
+    """
+    begin = requests.begin[np.isfinite(requests.begin)]
+    if not len(begin):
+        return 0.0, np.inf
+    low, high = np.quantile(begin, [(1 - MIDDLE) / 2, (1 + MIDDLE) / 2])
+    start, length = passes.start[passes.is_stall], passes.duration[passes.is_stall]
+    stalled = np.minimum(start + length, high) - np.maximum(start, low)
+    num, span = MIDDLE * len(begin), float(high - low)
+    rest = span - float(np.nansum(np.maximum(stalled, 0.0)))
+    return num / max(span, 1e-9), num / max(rest, 1e-9)
 
 
 def _apart(x: float, y: float) -> float:

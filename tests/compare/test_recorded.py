@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import polars as pl
 import pytest
 
+import pdtrace
 from pdtrace.compare import compare_runs
+from tests.compare.conftest import SAMPLES
 
 
 def test_off_and_on_give_the_counts_of_the_engine(sample) -> None:
@@ -132,3 +137,57 @@ def test_a_second_baseline_widens_every_interval(sample) -> None:
         assert repeat.get(name).low < alone.get(name).low
         assert repeat.get(name).high > alone.get(name).high
         assert repeat.get(name).verdict == "better"
+
+
+def name_anew(run, prefix):
+    """The same requests under ids of their own."""
+    names = pl.lit(prefix) + pl.int_range(pl.len()).cast(pl.String) + pl.lit("x")
+    return replace(run, requests=run.requests.with_columns(rid=names))
+
+
+def spread_times(run, factor, *, first_s=0.0):
+    """Every time of a request so many times as far from the first; and that one earlier still."""
+    times = [name for name, kind in run.requests.schema.items() if isinstance(kind, pl.Datetime)]
+    origin = run.requests.select(pl.min_horizontal(pl.col(times).min())).item()
+    rows = run.requests.with_columns(
+        (origin + ((pl.col(name) - origin) * factor)).cast(pl.Datetime("ns", "UTC")).alias(name)
+        for name in times
+    ).sort("received")
+    if first_s:
+        is_first = pl.int_range(pl.len()) == 0
+        rows = rows.with_columns(
+            pl.when(is_first).then(pl.col(name).dt.offset_by(f"-{first_s:.0f}s"))
+            .otherwise(pl.col(name)).alias(name)
+            for name in times
+        )  # fmt: skip
+    return replace(run, requests=rows)
+
+
+def load_log(name):
+    """The engine's log alone."""
+    return pdtrace.load(SAMPLES / name / "server.log")
+
+
+def test_logs_of_one_load_are_compared_without_ids() -> None:
+    """Off and on: stalls and warm-up make the rates differ by 5.3 %, the load is the same."""
+    result = compare_runs(
+        name_anew(load_log("h100x2-off"), "a"), name_anew(load_log("h100x2-on"), "b")
+    )
+    assert result.kind == "unpaired"
+    assert result.get("num_iterations").verdict == "better"
+
+
+def test_an_early_first_request_is_no_other_load() -> None:
+    """A warm-up request five minutes before the others halves the rate of the whole, no more."""
+    run = load_log("h100x2-off")
+    early = spread_times(run, 1, first_s=300)
+    assert compare_runs(name_anew(run, "a"), name_anew(early, "b")).kind == "unpaired"
+
+
+def test_half_the_rate_is_another_load() -> None:
+    """The same lengths, twice as far apart: refused, with both rates."""
+    run = load_log("h100x2-off")
+    slower = spread_times(run, 2)
+    result = compare_runs(name_anew(run, "a"), name_anew(slower, "b"))
+    assert not result.is_comparable
+    assert "they came at different rates: 5.85 and 2.93 a second" in result.reasons[0]
