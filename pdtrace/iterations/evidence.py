@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from pdtrace.iterations import labels
+from pdtrace.iterations.scales import shortest_pass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -282,8 +283,6 @@ def group_by_label(evidence: Evidence, lines: I64, note: Note) -> Grouping:
     t = t + shift[evidence.file[lines]]
     confidence = np.ones(len(lines))
     if evidence.shifted_labels:
-        from pdtrace.iterations.segmentation import shortest_pass  # noqa: PLC0415  (numba: half a second)
-
         fine = _fine_times(evidence, lines)
         label, confidence = labels.correct_shifted_labels(
             label, fine, rank, shortest_pass(fine, rank)

@@ -24,6 +24,7 @@ Blocks = tuple[I32, F64, F64, F64, I32]
 
 TINY = 0.3e-3
 NEVER = 1 << 30
+EARLIEST = 0.6  # share of the expected pass from its last selection to its first line
 UNFINISHED = -4.0  # a log rarely stops between two launches
 
 
@@ -155,14 +156,21 @@ def spread_factor(s: int, num: int, width: float, ls: F64) -> float:
 
 
 @compiled
-def selection_factor(i: int, k: int, blk: Blocks, lsel: F64, par: F64) -> float:
-    """Log density of the spread of the selection times within a block."""
+def selection_factor(
+    i: int, k: int, first: float, b1: float, blk: Blocks, lsel: F64, par: F64
+) -> float:
+    """Log density of the selection times of a block whose first line is printed at ``first``."""
     smin, smax, snum = blk[2], blk[3], blk[4]
     num = snum[i, k]
-    if num < 2:
+    if num == 0:
         return 0.0
+    # a pass begins when all have selected, and no result comes before it has run
+    lp = -par[6] if first - smax[i, k] < EARLIEST * b1 else 0.0
+    if num < 2:
+        return lp
     w = smax[i, k] - smin[i, k]
-    lp = -8.0 if w > 0.6 * par[0] else 0.0  # who selected early waits for the others, never a pass
+    if w > 0.6 * par[0]:
+        lp -= 8.0  # who selected early waits for the others, never a pass
     lp += float(lsel[0 if num == 2 else 1, bin_of(w)] - np.log(max(w, TINY)))
     return lp + uniform_inside(num, w)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdtrace.iterations.clocks import OFFSET_REACH_S, align_groups, refine_times
-from pdtrace.iterations.segmentation import Lines, quick_evidence, segment, shortest_pass
+from pdtrace.iterations.scales import shortest_pass
+from pdtrace.iterations.segmentation import Lines, quick_evidence, segment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

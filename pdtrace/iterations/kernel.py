@@ -83,7 +83,7 @@ def forward_backward(
         for k in range(count[i]):
             j = i + k
             b1 = par[0] * big[i, k]
-            chosen = selection_factor(i, k, blk, lsel, par)
+            chosen = selection_factor(i, k, t[i], b1, blk, lsel, par)
             own = chosen
             if k > 0:
                 own += spread_factor(size_class(k + 1), k + 1, t[j] - t[i], ls)
@@ -218,7 +218,7 @@ def forward_backward(
             if num_kinds == 1:
                 continue
             if j == n - 1:
-                own = selection_factor(i, k, blk, lsel, par)
+                own = selection_factor(i, k, t[i], b1, blk, lsel, par)
                 own += inner_factor(i, k, j, b1, t, after, ls, par, ref)
                 for prev in range(3):
                     a = alpha[i, k, prev]
@@ -242,7 +242,7 @@ def forward_backward(
                     continue
                 b2 = par[0] * big[j + 1, k2]
                 own = inner_factor(i, k, j2, b2, t, after, ls, par, ref)
-                own += selection_factor(i, k, blk, lsel, par)
+                own += selection_factor(i, k, t[i], b1, blk, lsel, par)
                 tail = b + own + link_factor(i, k, k2, 1, blk, lsel, par)
                 mass = 0.0
                 for prev in range(3):

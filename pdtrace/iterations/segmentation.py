@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 
 from pdtrace.iterations import densities as den
 from pdtrace.iterations import factors, kernel
+from pdtrace.iterations.scales import pass_scales, shortest_pass
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
 SPAN = 3.0  # longest spread of one iteration's lines, in shortest passes
-STARTS = (0.7, 1.0, 1.4)  # starting guesses of a typical pass, in shortest passes
+# Starting guesses of a typical pass, in shortest passes; of ranks that take turns, the shortest gap
+# is that of several passes.
+STARTS = (0.35, 0.7, 1.0, 1.4)
 LEARN_LINES = 4000
 LEARN_STRETCHES = 4
 WINDOW_LINES = 20_000
@@ -85,37 +88,6 @@ class _Model:
     evidence: float = -np.inf
 
 
-def shortest_pass(t: F64, rank: NDArray[np.int64]) -> float:
-    """Scale of a pass in seconds: 10th percentile of same-rank gaps above 25 ms.
-
-    Gaps of one rank are free ground truth, since two of its lines never share an iteration; those
-    under 25 ms are two results reported one after the other.
-    """
-    order = np.lexsort((t, rank))
-    every = np.diff(t[order])[np.diff(rank[order]) == 0]
-    passes = every[every > 0.025]
-    if len(passes) == 0:
-        passes = every[every > 0]
-    return float(np.quantile(passes, 0.1)) if len(passes) else 0.1
-
-
-def pass_scales(tokens: F64) -> dict[str, F64]:
-    """Candidate shapes of pass duration against the largest rank's tokens, median 1.
-
-    Flat (launch-bound), linear with a small or large constant part, and launch-bound up to a
-    knee then linear; which of them holds is decided by evidence.
-    """
-    x = tokens / max(float(np.median(tokens)), 1.0)
-    shapes = {
-        "flat": np.ones_like(x),
-        "linear": 1 + x,
-        "steep": 1 + 4 * x,
-        "knee": np.maximum(1.0, x),
-        "late_knee": np.maximum(1.0, x / 1.5),
-    }
-    return {name: s / float(np.median(s)) for name, s in shapes.items()}
-
-
 def neighbours(rank: NDArray[np.int64]) -> tuple[I32, I32]:
     """Index of the line of the same rank before and after each line (-1 and NEVER at the ends)."""
     n = len(rank)
@@ -166,7 +138,9 @@ class _Stretch:
         )  # fmt: skip
 
     def run(self, model: _Model, lp: F64) -> tuple[float, F64, F64, F64, F64, F64, F64, F64]:
-        par = np.array([model.pass_s, model.idle_s, self.floor, model.log_broken, 7.0, 0.4, 5.0])
+        # Where no rank runs twice in a row, its shortest gap is that of two passes.
+        floor = min(self.floor, 0.5 * model.pass_s)
+        par = np.array([model.pass_s, model.idle_s, floor, model.log_broken, 7.0, 0.4, 5.0])
         return kernel.forward_backward(
             self.t, self.after, self.count, self.blk, model.log_gap, model.log_skew,
             model.log_selection, lp, par, model.reference, model.num_kinds,
@@ -307,8 +281,7 @@ def segment(lines: Lines, num_ranks: int, *, before_launch: bool = False) -> Seg
         # Most starting guesses lose early and by far.
         for rounds, keep in ((4, 8), (6, 5), (20, 5)):
             list(pool.map(lambda x, r=rounds: x.learn(r), learners))
-            learners.sort(key=lambda x: -x.model.evidence)
-            learners = learners[:keep]
+            learners = _distinct(sorted(learners, key=lambda x: -x.model.evidence))[:keep]
         weight = _evidence_weights(learners)
         if sample is lines:
             post = _average([x.post for x in learners], weight)
@@ -337,6 +310,18 @@ def quick_evidence(lines: Lines, num_ranks: int) -> float:
     learner = _Learner(_Stretch(lines, scale, num_ranks, SPAN * typical_s), model)
     learner.learn(6)
     return learner.model.evidence
+
+
+def _distinct(learners: list[_Learner]) -> list[_Learner]:
+    """Without those that learned what another did: prompts of one length give all scales one shape.
+
+    Copies would crowd out other guesses, and count one guess several times.
+    """
+    found: dict[tuple[int, float, float], _Learner] = {}
+    for x in learners:
+        model = x.model
+        found.setdefault((model.num_kinds, round(x.start_pass, 6), round(model.evidence, 1)), x)
+    return list(found.values())
 
 
 def _evidence_weights(learners: list[_Learner]) -> F64:
