@@ -10,6 +10,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pdtrace.compare.matching import find_origin
+from pdtrace.delayer import load
+from pdtrace.errors import InputError
 
 if TYPE_CHECKING:
     from pdtrace.compare.matching import F64, I64, Requests
@@ -19,6 +21,8 @@ SLACK_S = 0.002  # a log prints times to a millisecond
 STALL_S = 0.5
 STALL_FACTOR = 4.0
 MIN_BIN = 5
+MOST_ESTIMATED = 0.2  # of the durations; with more, a change of speed cannot be told
+MIN_SELECTED = 0.5  # of the requests, whose selection bounds the durations
 NO_BLOCK = -1
 OUTSIDE = -2
 
@@ -29,7 +33,8 @@ class Passes:
 
     Times are seconds since the run's first request, nan where unknown. ``estimated_share`` is the
     share of those that prefilled whose duration is a typical one of their size, because the log
-    does not tell it.
+    does not tell it. ``recorded`` is the same with tokens by rank, as a replay is fitted to it, or
+    None where durations are largely estimates or no request is known.
     """
 
     start: F64
@@ -44,6 +49,7 @@ class Passes:
     is_stall: NDArray[np.bool_]
     prefills: pl.DataFrame
     estimated_share: float
+    recorded: load.Passes | None
 
     def __len__(self) -> int:
         return len(self.end)
@@ -85,12 +91,28 @@ def read_passes(run: Run) -> Passes:
         is_stall=find_stalls(np.where(width > 0, duration, np.nan), busiest),
         prefills=prefills,
         estimated_share=_share_estimated(iterations),
+        recorded=_read_recorded(run),
     )
 
 
 def _share_estimated(iterations: pl.DataFrame) -> float:
     source = iterations.filter(pl.col("fusion_width") > 0)["duration_source"].cast(pl.String)
     return float((source == "bounded").sum()) / max(len(source), 1)
+
+
+def _read_recorded(run: Run) -> load.Passes | None:
+    selected = run.requests["selected"]
+    if selected.count() < MIN_SELECTED * max(len(selected), 1):
+        return None
+    if _share_estimated(run.iterations) > MOST_ESTIMATED:
+        return None
+    try:
+        recorded = load.read_passes(run, load.read_load(run.requests))
+    except InputError:
+        return None
+    ran = recorded.tokens.any(1)
+    columns = ("launch", "end", "report", "tokens", "squares")
+    return load.Passes(*(getattr(recorded, name)[ran] for name in columns))
 
 
 def typical_durations(duration: F64, busiest: F64) -> F64:

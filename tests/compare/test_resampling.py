@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdtrace.compare.modes import split_modes
 from pdtrace.compare.quantities import QUANTITIES
 from pdtrace.compare.resampling import (
     Fixed,
@@ -108,16 +107,3 @@ def test_false_alarms_are_as_rare_as_stated(paired, num_blocks) -> None:
         claims += judge(LATENCY, *sides, weights).verdict in ("better", "worse")
     assert misses / trials <= 0.075
     assert claims <= misses
-
-
-def test_two_modes_are_told_from_one() -> None:
-    """Two tight groups are two modes; one bell or a drift is not."""
-    rng = np.random.default_rng(5)
-    two = np.concatenate([rng.normal(0, 0.02, 20), rng.normal(0.3, 0.02, 20)])
-    modes = split_modes(two)
-    assert modes is not None
-    assert modes.ratio == pytest.approx(np.exp(0.3), rel=0.03)
-    assert modes.slow_share == 0.5
-    alarms = sum(split_modes(rng.normal(0, 0.2, 40)) is not None for _ in range(200))
-    assert alarms <= 4
-    assert split_modes(np.linspace(0, 0.5, 40)) is None
