@@ -103,7 +103,7 @@ def test_the_page_stands_alone(tmp_path, capsys) -> None:
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
     runs = [load(p) for p in (OFF, ON)]
     for row in compare_runs(*runs).rows:
-        assert f"<td>{row.quantity.title}</td>" in text
+        assert f'<td class="text">{row.quantity.title}</td>' in text
 
 
 def test_what_a_log_says_cannot_become_markup(tmp_path, capsys) -> None:
