@@ -261,6 +261,10 @@ def test_a_missing_extra_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the packages, the remedy is one line."""
+    import pdtrace.collect
+
+    # what is imported anew in here must not stay the package's attribute
+    monkeypatch.setattr(pdtrace, "collect", pdtrace.collect)
     for name in [m for m in sys.modules if m.startswith("pdtrace.collect")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "aiohttp", None)
