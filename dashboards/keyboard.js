@@ -98,7 +98,13 @@ function walkByKey(tile) {
           : Math.min(Math.max(at + step, 0), points.length - 1);
     }
     readout.textContent = `${points[at].words} (${at + 1} of ${points.length})`;
-    Plotly.Fx.hover(gd, [{ curveNumber: points[at].trace, pointNumber: points[at].k }]);
+    const drawn = spec.data[points[at].trace];
+    // Plotly looks in the first panel only, unless it is told the trace's own.
+    Plotly.Fx.hover(
+      gd,
+      [{ curveNumber: points[at].trace, pointNumber: points[at].k }],
+      (drawn.xaxis || "x") + (drawn.yaxis || "y"),
+    );
   };
   const leave = () => {
     readout.textContent = "";

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from pdtrace.figures import draw_figure
 from pdtrace.pages import render_page
@@ -101,6 +102,15 @@ def test_every_figure_is_walked_with_a_readout(open_page):
     assert first.startswith("1 of 2 ranks prefilled · 119 iterations (43 %)")
     row = read_table(driver, "fusion_histogram")[0]
     assert row[1] == "119"
+
+
+def test_points_of_every_panel_are_marked(open_page):
+    """Resting on a point of a second panel marks it there; the console stays silent."""
+    driver = open_page(render_page(load("h100x2-on")))
+    for figure in ("queues", "idle_share", "delay_episodes"):
+        walk(driver, figure, Keys.END)
+        marked = "return document.activeElement.querySelectorAll('.hoverlayer .hovertext').length"
+        WebDriverWait(driver, 5).until(lambda d, script=marked: d.execute_script(script))
 
 
 def walk(driver, figure: str, key: str) -> str:
