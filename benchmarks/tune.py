@@ -76,7 +76,7 @@ def make_model(recording: Path, seconds: float) -> EngineModel:
         model,
         load=load,
         costs=costs,
-        idle_launch=model.idle_launch * PASS_SCALE,
+        launches=model.launches.scale(PASS_SCALE),
         touched=np.zeros(n, bool),
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pdtrace.delayer.launches import Launches, measure_launches
 from pdtrace.delayer.load import Load, Passes, read_load, read_passes
 from pdtrace.delayer.pass_cost import PassCost, fit_pass_cost, is_blocking
 from pdtrace.delayer.rules import ReleaseRules, rules_for
@@ -61,7 +62,7 @@ class EngineModel:
         times: As ``replay_kernel`` takes them, seconds.
         turn_source: ``spans`` or ``default``: where the length of an idle turn comes from.
         turn_range: Shortest and longest turn that this allows, seconds.
-        idle_launch: Recorded durations of launching an idle batch, seconds.
+        launches: How long launches keep the host.
         num_ranks, chunk, pool: DP ranks; token budget of a batch; KV tokens of a rank.
         rules: The negotiation.
         recorded: The setting that the recording was made with.
@@ -77,7 +78,7 @@ class EngineModel:
     times: F64
     turn_source: str
     turn_range: tuple[float, float]
-    idle_launch: F64
+    launches: Launches
     num_ranks: int
     chunk: float
     pool: float
@@ -162,7 +163,7 @@ def fit_engine(
         times=times,
         turn_source=source,
         turn_range=turn_range,
-        idle_launch=_idle_launches(passes, cost),
+        launches=measure_launches(passes, cost),
         num_ranks=run.dp_size,
         chunk=chunk,
         pool=pool,
@@ -231,20 +232,6 @@ def _measure_turns(load: Load, passes: Passes) -> tuple[float, float | None]:
 
 def _shift(load: Load, seconds: float) -> Load:
     return replace(load, arrival=load.arrival + seconds)
-
-
-def _idle_launches(passes: Passes, cost: PassCost) -> F64:
-    """How long ranks took to launch an idle batch: from the launch to their late report."""
-    found = []
-    for i in range(len(passes) - 1):
-        idle_next = ~np.isnan(passes.report[i]) & np.isnan(passes.report[i + 1])
-        for r in np.flatnonzero(idle_next):
-            found.append(passes.report[i, r] - passes.launch[i + 1])
-    seconds = np.array(found)
-    seconds = seconds[(seconds > 0) & (seconds < 1.0)]
-    if len(seconds) < MIN_SAMPLES:
-        return np.array([0.6 * float(np.median(cost.expected))])
-    return seconds
 
 
 def _measure_drift(cost: PassCost) -> float:

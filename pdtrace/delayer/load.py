@@ -173,6 +173,24 @@ def read_passes(run: Run, load: Load) -> Passes:
     return Passes(launch, end, report, tokens, _squares(load, tokens, seqs, report))
 
 
+def find_passes(load: Load, passes: Passes) -> tuple[I64, I64]:
+    """First and last pass of each request, as indices; last < first where neither is known.
+
+    The first is the next to be launched after its selection, the last the one that its rank
+    reported nearest to the end of its last forward.
+    """
+    first = np.searchsorted(passes.launch, load.selected)
+    last = np.full(len(load), -1)
+    for r in range(passes.report.shape[1]):
+        ran = np.flatnonzero(~np.isnan(passes.report[:, r]))
+        mine = np.flatnonzero((load.rank == r) & ~np.isnan(load.forward_end))
+        if len(ran):
+            ran = ran[np.argsort(passes.report[ran, r])]
+            middles = (passes.report[ran[1:], r] + passes.report[ran[:-1], r]) / 2
+            last[mine] = ran[np.searchsorted(middles, load.forward_end[mine])]
+    return np.where(np.isnan(load.selected), np.maximum(last, 0), first), last
+
+
 def _launches(events: pl.DataFrame, placed: pl.DataFrame, at: I64, n: int, origin: int) -> F64:
     """Latest schedule event of each pass; nan where spans say nothing of it.
 

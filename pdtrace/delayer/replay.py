@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdtrace.delayer.engine_model import EngineModel, Setting, fit_engine
+from pdtrace.delayer.load import find_passes
 from pdtrace.delayer.pass_cost import PassCost
 from pdtrace.delayer.policy_kernel import pack_settings
 from pdtrace.delayer.records import PolicyConfig
@@ -99,8 +100,7 @@ def measure_recording(
     if chosen.all():
         inside = np.ones(len(passes), bool)
     else:
-        last = np.searchsorted(passes.end, load.forward_end - 0.05)
-        first = np.searchsorted(passes.launch, load.selected)
+        first, last = find_passes(load, passes)
         inside = np.zeros(len(passes), bool)
         for a, b in zip(first[chosen], last[chosen], strict=True):
             inside[a : b + 1] = True
@@ -199,8 +199,9 @@ def replay_once(
         pack_settings(config, model.rules), passes > 0, model.rules.mid_chunk_asks,
         load.arrival, assign_ranks(routing.name, load.rank, model.num_ranks), load.tokens,
         model.num_ranks, model.chunk, model.pool,
-        cost.theta, cost.expected, cost.excess, cost.time, cost.is_blocking, model.idle_launch,
-        times, NEARNESS, seed, load.hold, routing.rule,
+        cost.theta, cost.expected, cost.excess, cost.time, cost.is_blocking,
+        model.launches.idle, model.launches.took, model.launches.share, times, NEARNESS, seed,
+        load.hold, routing.rule,
     )  # fmt: skip
     finish, first, final, width, batch, busy, delays = trace[:7]
     if usage is not None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pdtrace.compiled import compiled
 from pdtrace.delayer.engine_trace import EngineTrace
+from pdtrace.delayer.launches import draw_return
 from pdtrace.delayer.pass_cost import draw_excess
 from pdtrace.delayer.policy_kernel import (
     DELAY,
@@ -55,6 +56,8 @@ def run_engine(
     time: F64,
     blocking: bool,
     idle_launch: F64,
+    return_took: F64,
+    return_share: F64,
     times: F64,
     nearness: int,
     seed: int,
@@ -70,7 +73,7 @@ def run_engine(
         chunk: Token budget of a rank's batch.
         pool: KV tokens of a rank; inf where unknown.
         theta, expected, excess, time, blocking: The pass cost.
-        idle_launch: Recorded durations of launching an idle batch, seconds.
+        idle_launch, return_took, return_share: Of :class:`pdtrace.delayer.launches.Launches`.
         times: See the module.
         nearness: As in ``draw_excess``.
         seed: Of the draws.
@@ -347,26 +350,30 @@ def run_engine(
                 at = max(ready[r], meet)
             if pending:
                 at = max(at, pending_done)
+                seen = at
+                if anything and blocking and pending_real[r] and real[r]:
+                    back = launch + draw_return(took_s, return_took, return_share)
+                    seen = max(min(at, back), pending_done)
                 requests = pending_count[r] + (1 if pending_chunk[r] >= 0 else 0)
                 done_tokens = 0.0
                 i = pending_from[r]
                 for k in range(requests):
                     if k == pending_count[r]:
                         i = pending_chunk[r]
-                    finish[i] = at
+                    finish[i] = seen
                     done_tokens += tokens[i]
                     holders[num_holders] = i
                     num_holders += 1
                     i = following[i]
                 if requests > 0:
-                    released_at[r] = at
+                    released_at[r] = seen
                     released_requests[r] = requests
                     released_tokens[r] = done_tokens
                     num_requests[r] -= requests
                     num_tokens[r] -= done_tokens
             turn = TURN_S
             if pending and pending_real[r]:
-                at += times[2]
+                at = max(at, seen + times[2])
                 if not anything:
                     turn = 0.0
             ready[r] = at + turn

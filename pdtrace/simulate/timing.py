@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdtrace.delayer.launches import find_like
 from pdtrace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pdtrace.delayer.replay import EngineModel
-
-MIN_NEIGHBOURS = 15
-LIKE = 1.1  # passes of so many times the device's work are alike
 
 
 @dataclass(frozen=True)
@@ -173,13 +171,7 @@ RECORDED = ("recorded_device", "recorded_excess", "recorded_idle", "recorded_too
 
 def _draw_like(known: NDArray[np.float64], value: float, rng: np.random.Generator) -> int:
     """Index of one of the known values, in order, that are like this one."""
-    low = int(np.searchsorted(known, value / LIKE))
-    high = int(np.searchsorted(known, value * LIKE, side="right"))
-    if high - low < MIN_NEIGHBOURS:
-        middle = (low + high) // 2
-        low = max(0, min(len(known) - MIN_NEIGHBOURS, middle - MIN_NEIGHBOURS // 2))
-        high = min(len(known), low + MIN_NEIGHBOURS)
-    return int(rng.integers(low, high))
+    return int(rng.integers(*find_like(known, value)))
 
 
 def assume_timing(num_ranks: int, *, is_blocking: bool = True) -> Timing:
@@ -213,7 +205,6 @@ def fit_timing(model: EngineModel, num_ranks: int) -> Timing:
     floor, per_ktoken, per_msquare, shared, base = (float(x) for x in cost.theta)
     taking, launching, processing, delayed, empty, asynchronous = (float(x) for x in model.times)
     device, excess = _list_passes(model)
-    took, share = _list_returns(model)
     return Timing(
         floor=floor,
         base=base,
@@ -230,9 +221,9 @@ def fit_timing(model: EngineModel, num_ranks: int) -> Timing:
         scatter=Scatter(skew_s=0.0006),
         recorded_device=device,
         recorded_excess=excess,
-        recorded_idle=np.asarray(model.idle_launch),
-        recorded_took=took,
-        recorded_share=share,
+        recorded_idle=np.asarray(model.launches.idle),
+        recorded_took=model.launches.took,
+        recorded_share=model.launches.share,
     )
 
 
@@ -246,24 +237,3 @@ def _list_passes(model: EngineModel) -> tuple[NDArray[np.float64], NDArray[np.fl
     device = base + busiest + shared * tokens.sum(1)
     order = np.argsort(device, kind="stable")
     return device[order], np.asarray(cost.excess)[order]
-
-
-def _list_returns(model: EngineModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """When ranks with tokens were back from a launch to see the result before.
-
-    Returns:
-        Durations of such passes in order, and the share of each after which the result was seen.
-        Empty if launches do not block, or there are too few.
-    """
-    cost, passes = model.costs[0], model.passes
-    duration = np.full(len(passes), np.nan)
-    duration[np.searchsorted(passes.launch, cost.time)] = cost.expected + cost.excess
-    # A rank that ran in two passes; the first result came after the second launch.
-    late = passes.report[:-1] - passes.launch[1:, None]
-    share = late / duration[1:, None]
-    is_seen = (late > 0) & (passes.tokens[1:] > 0) & np.isfinite(share)
-    if not cost.is_blocking or is_seen.sum() < MIN_NEIGHBOURS:
-        return np.empty(0), np.empty(0)
-    took = np.broadcast_to(duration[1:, None], late.shape)[is_seen]
-    order = np.argsort(took, kind="stable")
-    return took[order], np.minimum(share[is_seen], 1.0)[order]

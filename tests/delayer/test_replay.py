@@ -51,7 +51,9 @@ def predicted(passes, pattern):
     return guess, measured, measure_recording(other, choose_requests(other, pattern), None)
 
 
-def lone_engine(arrival, rank, tokens, *, passes=0, watermark=None, chunk=16384.0, ranks=2):
+def lone_engine(
+    arrival, rank, tokens, *, passes=0, watermark=None, chunk=16384.0, ranks=2, share=1.0
+):
     """The engine with a pass of 100 ms whatever its size, 1 ms turns and no scatter."""
     config = PolicyConfig(
         dp_size=ranks, max_delay_passes=max(passes, 1), token_usage_low_watermark=watermark
@@ -62,7 +64,8 @@ def lone_engine(arrival, rank, tokens, *, passes=0, watermark=None, chunk=16384.
         pack_settings(config, rules), passes > 0, rules.mid_chunk_asks,
         np.array(arrival), np.array(rank), np.array(tokens, float), ranks, chunk, 1e6,
         np.array([0.1, 0.0, 0.0, 0.0, 0.0]), flat, flat * 0, flat, True, np.array([0.05]),
-        np.array([0.0, 0.0, 0.0, 0.001, 0.001, 0.0]), 1, 0, np.zeros(len(arrival)), 0,
+        flat, np.full(20, share), np.array([0.0, 0.0, 0.0, 0.001, 0.001, 0.0]), 1, 0,
+        np.zeros(len(arrival)), 0,
     )[:7]  # fmt: skip
 
 
@@ -101,6 +104,14 @@ def test_long_prompt_runs_in_chunks_back_to_back():
     assert (first[0], final[0]) == (0, 2)
     assert batch.tolist() == [100, 100, 50]
     assert finish[0] == pytest.approx(1.3, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_a_result_is_seen_once_the_next_launch_let_go(share):
+    """Guards when a rank with tokens sees the result before: the host's launch holds it back."""
+    finish, *_ = lone_engine([1.0, 1.05], [0, 0], [100, 100], share=share)
+    assert finish[0] == pytest.approx(1.1 + 0.1 * share, abs=0.01)
+    assert finish[1] == pytest.approx(1.2, abs=0.01)
 
 
 def test_continued_chunk_runs_while_others_are_held():
@@ -197,6 +208,20 @@ def test_counts_with_the_delayer_are_predicted():
     assert guess.values["num_fully_fused_iterations"] == pytest.approx(158, rel=0.12)
     assert guess.values["num_delay_passes"] == pytest.approx(4215, rel=0.20)
     assert real["num_iterations"] == 277
+
+
+@pytest.mark.parametrize("name", ["h100x2-off", "h100x2-on"])
+def test_recorded_passes_of_the_phases_add_up(name):
+    """Guards which passes count for chosen requests: phases follow each other and share none."""
+    model = fitted(name)
+    rest = f"^(?!{'|'.join(PHASES)})"
+    parts = [
+        measure_recording(model, choose_requests(model, pattern), None)
+        for pattern in (rest, *(f"^{phase}" for phase in PHASES))
+    ]
+    whole = measure_recording(model, choose_requests(model, None), None)
+    for q in ("num_iterations", "num_solo_iterations", "num_fully_fused_iterations"):
+        assert sum(part[q] for part in parts) == whole[q]
 
 
 def test_intervals_hold_nine_in_ten_measured_values():

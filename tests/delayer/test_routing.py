@@ -37,8 +37,8 @@ def run(load, ranks, passes, rule, rank=None):
     trace = run_engine(
         pack_settings(config, rules), passes > 0, rules.mid_chunk_asks, arrival, given_rank,
         tokens, ranks, CHUNK, 1e6, np.array([0.05, 0.004, 0.002, 0.003, 0.01]), flat, flat * 0,
-        flat, True, np.array([0.03]), np.array([0.001, 0.002, 0.0015, 0.0016, 0.0016, 0.002]), 1,
-        0, np.zeros(len(load)), rule,
+        flat, True, np.array([0.03]), np.empty(0), np.empty(0),
+        np.array([0.001, 0.002, 0.0015, 0.0016, 0.0016, 0.002]), 1, 0, np.zeros(len(load)), rule,
     )  # fmt: skip
     return arrival, tokens, trace
 

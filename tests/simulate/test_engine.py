@@ -50,7 +50,8 @@ def run_compiled(requests, timing, started):
         np.array([q.arrival for q in requests]), np.array([q.rank for q in requests]),
         np.array([float(q.tokens) for q in requests]), started["dp_size"],
         float(started["chunk"]), float(started["pool"]), np.array(theta), flat, np.zeros(20), flat,
-        timing.is_blocking, np.array([timing.idle_launch]), np.array(times), 6, 0,
+        timing.is_blocking, np.array([timing.idle_launch]), timing.recorded_took,
+        timing.recorded_share, np.array(times), 6, 0,
         np.zeros(len(requests)), GIVEN,
     )[:7]  # fmt: skip
 
@@ -81,6 +82,9 @@ def test_it_agrees_with_the_compiled_engine(data):
         **{
             **{name: getattr(FLAT, name) for name in FLAT.__dataclass_fields__},
             "is_blocking": data.draw(st.booleans()),
+            # The result of the pass before is seen after this share of a launch with tokens.
+            "recorded_took": np.linspace(0.05, 1.0, 20),
+            "recorded_share": np.full(20, data.draw(st.sampled_from([0.0, 0.3, 0.8, 1.0]))),
         }
     )
     mine = run_readable(requests, timing=timing, **started)
