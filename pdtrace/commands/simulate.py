@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from pdtrace.simulate.settings import Launch
     from pdtrace.simulate.timing import Timing
 
+OFF = -1  # as a bound of the delayer: it is not started
+
 
 def _passes(text: str) -> int:
-    """Bound of the delayer; 0 stands for off."""
-    number = 0 if text == "off" else int(text)
-    if number < 0 or (number == 0 and text != "off"):
+    """Bound of the delayer."""
+    number = OFF if text == "off" else int(text)
+    if number < 0 and text != "off":
         raise ValueError
     return number
 
@@ -212,7 +214,7 @@ def _check(args: argparse.Namespace) -> None:
     watermark = args.token_usage_low_watermark
     if watermark is not None and not 0 <= watermark <= 1:
         raise UsageError("--token-usage-low-watermark must lie between 0 and 1")
-    if args.enable_prefill_delayer and args.max_delay_passes == 0:
+    if args.enable_prefill_delayer and args.max_delay_passes == OFF:
         raise UsageError("--enable-prefill-delayer contradicts --max-delay-passes off")
     if args.chunked_prefill_size is not None and args.chunked_prefill_size < 1:
         raise UsageError("--chunked-prefill-size must be positive")
@@ -275,7 +277,7 @@ def _build_launch(
             chunk=chunk if args.chunked_prefill_size is None else args.chunked_prefill_size,
             pool=pool,
             rules=rules_for(args.engine_version),
-            max_delay_passes=passes or None,
+            max_delay_passes=None if passes == OFF else passes,
             token_usage_low_watermark=watermark,
         ),
         args.engine_version,

@@ -15,6 +15,7 @@ from pdtrace.compare.resampling import (
     estimate_difference,
     point_of,
 )
+from pdtrace.wording import plural
 
 if TYPE_CHECKING:
     from pdtrace.compare.matching import F64
@@ -125,13 +126,13 @@ def _judge_zero(
         else:
             note = "one number a run, which has no interval; repeats would give it"
     elif difference is None:
-        note = f"{num_blocks} independent blocks; {MIN_BLOCKS - num_blocks} more are needed"
+        note = _too_few(num_blocks)
     else:
         if x > 0 and ratio is not None:
             low = max(-1.0, min(ratio, difference.low / x))
             high = max(ratio, difference.high / x)
         if num_blocks < MIN_BLOCKS:
-            note = f"{num_blocks} independent blocks; {MIN_BLOCKS - num_blocks} more are needed"
+            note = _too_few(num_blocks)
         elif difference.low > 0 or difference.high < 0:
             verdict = _towards(quantity, y - x)
         else:
@@ -149,10 +150,7 @@ def _decide(
     if change.point == 0 and change.low == -noise and change.high == noise:
         return "same", None
     if change.num_blocks < MIN_BLOCKS:
-        return "inconclusive", (
-            f"{change.num_blocks} independent blocks; {MIN_BLOCKS - change.num_blocks} more are "
-            "needed at least"
-        )
+        return "inconclusive", _too_few(change.num_blocks)
     if isinstance(a, Quantile) and isinstance(b, Quantile):
         n = min(a.n, b.n)
         needed = int(np.ceil(MIN_TAIL / (1 - max(a.share, 0.5))))
@@ -163,6 +161,11 @@ def _decide(
     if change.low >= -SAME and change.high <= SAME:
         return "same", None
     return "inconclusive", _what_it_takes(change, noise)
+
+
+def _too_few(num_blocks: int) -> str:
+    more = MIN_BLOCKS - num_blocks
+    return f"{plural(num_blocks, 'independent block')}; at least {more} more needed"
 
 
 def _what_it_takes(change: Change, noise: float) -> str:

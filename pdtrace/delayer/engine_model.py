@@ -155,7 +155,8 @@ def fit_engine(
             "the recording was made with a low watermark, and the size of the KV pool is not known:"
             " the watermark is left out"
         )
-    recorded = Setting(delayer.max_delay_passes or 30 if delayer.enabled else None, watermark)
+    most = 30 if delayer.max_delay_passes is None else delayer.max_delay_passes
+    recorded = Setting(most if delayer.enabled else None, watermark)
     return EngineModel(
         load=_shift(load, pickup),
         passes=passes,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdtrace.delayer.startup import ENV_MAX_DELAY_PASSES, check_preconditions
+from pdtrace.wording import percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +49,8 @@ def name_change(change: Range) -> str:
         return "not known"
     point, low, high = (100 * x for x in change)
     digits = 1 if abs(point) < 99.95 else 0
-    return f"{point:+,.{digits}f} ± {(high - low) / 2:,.{digits}f} %"
+    signed = f"{point:+,.{digits}f}".replace("-", "−")
+    return f"{signed} ± {(high - low) / 2:,.{digits}f} %"
 
 
 def remark_on(
@@ -135,7 +137,7 @@ def _on_watermark(model: EngineModel, usage: NDArray[np.int64]) -> list[str]:
     return [
         f"{WATERMARK} above {most:g} does nothing but undo the delayer: when a wait would begin, a "
         "rank that asks has its KV pool emptier than that (in 99 of 100 replayed cases; in "
-        f"{share[0]:.0%} it holds nothing), and prefill is let through at once."
+        f"{percent(share[0])} it holds nothing), and prefill is let through at once."
     ]
 
 

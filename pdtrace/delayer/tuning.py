@@ -20,6 +20,7 @@ from pdtrace.delayer.replay import (
     spread_of,
 )
 from pdtrace.delayer.routing import ROUTINGS
+from pdtrace.wording import percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -218,8 +219,8 @@ def _best_of(paying: list[Outcome]) -> Outcome | None:
 def _say_why(pick: Outcome | None, nearest: Outcome | None) -> str:
     if pick is not None:
         return (
-            f"among the settings within {LEAST_GAIN:.0%} of the best mean latency it computes the "
-            "most tokens per busy second"
+            f"among the settings within {percent(LEAST_GAIN)} of the best mean latency it computes "
+            "the most tokens per busy second"
         )
     if nearest is None:
         return "no setting was tried"
@@ -227,7 +228,7 @@ def _say_why(pick: Outcome | None, nearest: Outcome | None) -> str:
         return "no setting does better than one that never holds anything back"
     told = f"mean latency {name_change(nearest.latency)}, p99 {name_change(nearest.p99)}"
     if nearest.latency[0] >= -LEAST_GAIN:
-        return f"no setting gains {LEAST_GAIN:.0%} of mean latency; the best: {told}"
+        return f"no setting gains {percent(LEAST_GAIN)} of mean latency; the best: {told}"
     if nearest.latency[2] >= 0:
         return f"the best gain may be none: {told}"
     return f"what the mean latency gains, the p99 loses: {told}"

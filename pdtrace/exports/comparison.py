@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pdtrace.compare.comparison import TWO_SPEEDS
 from pdtrace.compare.published import LATENCY, THROUGHPUT, find_band, read_published
-from pdtrace.compare.verdicts import FLOOR
+from pdtrace.compare.verdicts import FLOOR, MIN_BLOCKS
 from pdtrace.exports.report import Report, Section
-from pdtrace.wording import UNKNOWN, in_unit, number, plural
+from pdtrace.wording import UNKNOWN, in_unit, number, percent, plural
 from pdtrace.wording import change as describe_ratio
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _why_inconclusive(row: Compared) -> str:
     if nearest == 0:
         return "the difference could be chance"
     if nearest <= FLOOR:
-        return f"repeats of one setting can differ by {FLOOR:.0%}, too"
+        return f"repeats of one setting can differ by {percent(FLOOR)}, too"
     return "there is too little of it"
 
 
@@ -280,7 +280,10 @@ def _phase_sections(result: Comparison) -> Iterator[Section]:
         for name, row in result.phases
     )
     title = f"By kind of request: {result.phases[0][1].quantity.title}"
-    note = "The kind is the first part of the request id. Of many, some differ by chance."
+    note = (
+        "The kind is the first part of the request id. Of many, some differ by chance; those of "
+        f"under {MIN_BLOCKS} independent stretches of time are not judged."
+    )
     yield Section(title, columns, rows, (note,), num_texts=2)
 
 

@@ -42,7 +42,8 @@ def delayer_section(run: Run, m: Numbers) -> Section:
     else:
         low = d.token_usage_low_watermark
         mark = "no low watermark" if low is None else f"low watermark {low:g} of the KV pool"
-        state = f"On: waits up to {d.max_delay_passes or UNKNOWN} passes, {mark}."
+        bound = UNKNOWN if d.max_delay_passes is None else d.max_delay_passes
+        state = f"On: waits up to {bound} passes, {mark}."
     outcomes = (
         ("prefill delayed", "num_delay_passes"),
         ("prefill allowed at once, all ranks ready", "num_delay_no_waits"),

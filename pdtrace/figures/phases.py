@@ -9,7 +9,7 @@ import polars as pl
 from pdtrace.figures.figure import LIGHT, Figure, build_empty, build_layout
 from pdtrace.figures.labels import show_label
 from pdtrace.figures.pair import COLOURS, SIGNS, Pair
-from pdtrace.wording import change, seconds
+from pdtrace.wording import change, plural, seconds
 
 if TYPE_CHECKING:
     from pdtrace.compare.verdicts import Compared
@@ -38,7 +38,7 @@ def draw_phases(pair: Pair) -> Figure:
     colours = [LIGHT[COLOURS[r.verdict]] for _, r in rows]
     hover = [
         f"{name}: {seconds(r.baseline)} → {seconds(r.candidate)} ({change(r.change_ratio)})<br>"
-        f"{r.n[0]:,} requests in {r.num_blocks:,} independent blocks – {r.verdict}"
+        f"{r.n[0]:,} requests in {plural(r.num_blocks, 'independent block')} – {r.verdict}"
         for name, (_, r) in zip(names, rows, strict=True)
     ]
     data: list[dict[str, Any]] = [

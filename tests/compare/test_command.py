@@ -60,7 +60,7 @@ def test_an_open_verdict_says_what_leaves_it_open(capsys) -> None:
     """An interval without zero is not chance, and seconds of delay are no bare number."""
     assert main(["compare", str(Path(OFF) / "server.log"), ON]) == 0
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert text.startswith("No verdict, repeats of one setting can differ by 3%, too: TTFT, mean")
+    assert text.startswith("No verdict, repeats of one setting can differ by 3 %, too: TTFT, mean")
     assert main(["compare", OFF, ON]) == 0
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert "delay passes 0 → 4,215; delay seconds 0 s → 6.68 s" in text

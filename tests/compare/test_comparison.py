@@ -85,7 +85,7 @@ def test_few_samples_give_no_verdict(pairs) -> None:
     result = compare_runs(pairs([0.2, 0.21, 0.2]), pairs([0.25, 0.26, 0.25], fused=True))
     row = result.get("group_makespan_mean_s")
     assert row.verdict == "inconclusive"
-    assert row.note == "3 independent blocks; 3 more are needed at least"
+    assert row.note == "3 independent blocks; at least 3 more needed"
 
 
 def test_a_stall_is_left_out_with_what_it_touched(pairs) -> None:

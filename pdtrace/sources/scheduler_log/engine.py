@@ -138,6 +138,8 @@ class EngineFacts:
         after = bool(self.any_bits & (cat.GRAPH | cat.BIT["#pending-token"]))
         max_running = sa.read_int(self.sizes, "max_running_requests")
         chunk = sa.read_int(self.sizes, "chunked_prefill_size")
+        if chunk is None:
+            chunk = sa.read_int(s, "chunked_prefill_size")
         return EngineInfo(
             release_min=low,
             release_max=high,
@@ -149,7 +151,7 @@ class EngineFacts:
             role=self.role,
             enable_dp_attention=sa.read_bool(s, "enable_dp_attention"),
             lock_step=self._lock_step(ranks),
-            chunked_prefill_size=sa.read_int(s, "chunked_prefill_size") if chunk is None else chunk,
+            chunked_prefill_size=chunk if chunk is not None and chunk > 0 else None,
             max_running_requests=(
                 sa.read_int(s, "max_running_requests") if max_running is None else max_running
             ),

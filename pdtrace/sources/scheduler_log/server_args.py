@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import math
 from typing import Any
 
+LARGEST = 1 << 53
+MAX_RANKS = 4096
 _OPEN = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -71,19 +74,21 @@ def _unquote(value: str) -> str:
 
 
 def read_int(settings: dict[str, str], name: str) -> int | None:
-    """A setting as an integer; None if absent or not one."""
+    """A setting as an integer; None if absent, not one, or too large to be true."""
     try:
-        return int(settings[name])
+        value = int(settings[name])
     except (KeyError, ValueError):
         return None
+    return value if abs(value) < LARGEST else None
 
 
 def read_float(settings: dict[str, str], name: str) -> float | None:
-    """A setting as a float; None if absent or not one."""
+    """A setting as a float; None if absent, not one, or not finite."""
     try:
-        return float(settings[name])
+        value = float(settings[name])
     except (KeyError, ValueError):
         return None
+    return value if math.isfinite(value) else None
 
 
 def read_bool(settings: dict[str, str], name: str) -> bool | None:
@@ -104,8 +109,9 @@ def settings_from_server_info(info: dict[str, Any]) -> dict[str, str]:
 
 
 def count_dp_ranks(settings: dict[str, str]) -> int | None:
-    """DP ranks: ``dp_size``, from 0.5.22 times ``attn_dp_size``."""
+    """DP ranks: ``dp_size``, from 0.5.22 times ``attn_dp_size``; None if that cannot be true."""
     dp_size = read_int(settings, "dp_size")
     if dp_size is None:
         return None
-    return dp_size * (read_int(settings, "attn_dp_size") or 1)
+    ranks = dp_size * (read_int(settings, "attn_dp_size") or 1)
+    return ranks if 1 <= ranks <= MAX_RANKS else None
