@@ -1,0 +1,51 @@
+"""Settings that cannot be true: what they say is taken as not said, and the rest is reported."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import pdtrace
+from pdtrace.__main__ import main
+from pdtrace.delayer.ledger import build_ledger
+
+RECORDED = (Path(__file__).parent.parent / "sample_logs" / "h100x2-on" / "server.log").read_text()
+
+
+def write_log(directory, setting, value):
+    """The recorded log with another value in its server_args and in the delayer's own line."""
+    path = directory / "server.log"
+    path.write_text(re.sub(rf"\b{setting}=[^,\s)]+", f"{setting}={value}", RECORDED))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("dp_size", "4294967297"),
+        ("dp_size", "99999999999999999999"),
+        ("dp_size", "0"),
+        ("chunked_prefill_size", "99999999999999999999"),
+        ("chunked_prefill_size", "-1"),
+        ("max_total_num_tokens", "-7"),
+        ("max_running_requests", "1e400"),
+        ("token_usage_low_watermark", "nan"),
+    ],
+)
+def test_an_absurd_setting_loses_no_iteration(tmp_path, setting, value):
+    """Guards reports of engines whose settings were printed wrongly or mean something else."""
+    run = pdtrace.load(write_log(tmp_path, setting, value))
+    assert (run.dp_size, len(run.iterations)) == (2, 277)
+    assert main(["analyze", str(tmp_path / "server.log")]) == 0
+
+
+@pytest.mark.parametrize("bound", ["0", "1", "-3"])
+def test_a_bound_without_waits_has_no_episodes(tmp_path, bound):
+    """Guards the ledger of engines that never hold back: no wait of −1 passes is told."""
+    run = pdtrace.load(write_log(tmp_path, "max_delay_passes", bound))
+    assert run.engine.delayer.max_delay_passes == int(bound)
+    ledger = build_ledger(run)
+    assert len(ledger.episodes) == 0
+    assert ledger.reason is not None
