@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdtrace.check.verdicts import CheckResult, JudgedRun, Verdict
 from pdtrace.errors import OutputError, PdtraceError, UsageError
 from pdtrace.exports.writing import STDOUT, find_width, write_text
-from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     import argparse
@@ -52,27 +50,18 @@ def check_output_options(args: argparse.Namespace) -> None:
         UsageError: Two of them are one file or standard output, one is beside ``--github`` or is
             also read, or a baseline is written, which gives no result.
     """
+    from pdtrace.exports.overwriting import check_outputs  # noqa: PLC0415 (the help does not need it)
+
     named = _named(args)
     if args.update_baseline and (named or args.github or args.baseline == STDOUT):
         odd = "--baseline -" if args.baseline == STDOUT else f"--{next(iter(named), 'github')}"
         raise UsageError(f"--update-baseline writes the baseline file alone: leave out {odd}")
-    num = sum(value == STDOUT for value in named.values())
-    if num > 1:
-        raise UsageError("only one output can be written to standard output")
-    if num and args.github:
+    inputs = (*args.paths, args.rules)
+    check_outputs({f"--{name}": text for name, text in named.items()}, (*inputs, args.baseline))
+    if STDOUT in named.values() and args.github:
         raise UsageError("--github writes to standard output: name a file for the other output")
-    taken = {
-        Path(text).resolve(): "is read"
-        for text in (*args.paths, args.baseline, args.rules)
-        if text is not None and Path(text).exists()
-    }
-    for name, text in named.items():
-        place = Path(text).resolve()
-        if text == STDOUT or (place.exists() and not place.is_file()):  # such as /dev/null
-            continue
-        if place in taken:
-            raise UsageError(f"--{name} would replace {show(text)}, which {taken[place]}")
-        taken[place] = f"--{name} writes"
+    if args.update_baseline:
+        check_outputs({"--baseline": args.baseline}, inputs)
 
 
 def _named(args: argparse.Namespace) -> dict[str, str]:

@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         NothingMeasuredError: No prefill iteration was found; the outputs are written all the same.
     """
-    from pdtrace.errors import UsageError
     from pdtrace.exports.explained import explain
+    from pdtrace.exports.overwriting import check_directory, check_outputs
     from pdtrace.exports.report import STRIP_LENGTH, build_report
     from pdtrace.exports.summary import write_summary
     from pdtrace.exports.writing import STDOUT, find_width, write_text
@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.reading import read_run
     from pdtrace.saved_run import save_run
 
-    texts = [name for name in (args.json, args.html, args.markdown) if name is not None]
-    if texts.count(STDOUT) > 1:
-        raise UsageError("only one output can be written to standard output")
+    outputs = {"--json": args.json, "--html": args.html, "--markdown": args.markdown}
+    check_outputs(outputs, args.paths)
+    check_directory("--save", args.save, args.paths)
     recorded = compare_sources(read_run(args))
     metrics = measure(recorded, gpu_hour_cost=args.gpu_hour_cost)
     explained = explain(recorded)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         from pdtrace.exports.markdown import render_markdown
 
         write_text(args.markdown, render_markdown(report))
-    if STDOUT not in texts and reason is None:
+    if STDOUT not in outputs.values() and reason is None:
         from pdtrace.exports.terminal import render_terminal
 
         write_text(STDOUT, render_terminal(report, width=width))

@@ -51,16 +51,16 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.compare import compare_runs
     from pdtrace.errors import NothingMeasuredError, UsageError
     from pdtrace.exports.comparison import build_comparison_report, write_comparison_json
+    from pdtrace.exports.overwriting import check_outputs
     from pdtrace.exports.writing import STDOUT, find_width, write_text
     from pdtrace.loading import load
     from pdtrace.reading import Waiting
 
-    texts = [name for name in (args.json, args.html, args.markdown) if name is not None]
-    if texts.count(STDOUT) > 1:
-        raise UsageError("only one output can be written to standard output")
+    outputs = {"--json": args.json, "--html": args.html, "--markdown": args.markdown}
     paths = [p for p in (args.baseline, args.candidate, args.second_baseline) if p is not None]
     if paths.count(STDOUT) > 1:
         raise UsageError("only one run can be read from standard input")
+    check_outputs(outputs, paths)
     with Waiting("reading the runs"):
         runs = [load(p, sources=args.sources, dp_size=args.dp_size, tz=args.tz) for p in paths]
     with Waiting("comparing them"):
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         from pdtrace.exports.markdown import render_markdown
 
         write_text(args.markdown, render_markdown(report))
-    if STDOUT not in texts:
+    if STDOUT not in outputs.values():
         from pdtrace.exports.terminal import render_terminal
 
         write_text(STDOUT, render_terminal(report, width=find_width()))

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             page is written all the same.
     """
     from pdtrace.errors import UsageError
+    from pdtrace.exports.overwriting import check_outputs
     from pdtrace.exports.writing import STDOUT, write_text
     from pdtrace.pages import load_page
 
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--request-filter is for pages about a comparison or a what-if")
     if subject in ("comparison", "fleet") and args.paths.count(STDOUT) > 1:
         raise UsageError("only one run can be read from standard input")
+    check_outputs({"-o": args.output}, (*args.paths, args.page))
     draw = {
         "run": _draw_run,
         "comparison": _draw_comparison,
@@ -123,7 +125,8 @@ def choose_page(paths: Sequence[str]) -> str:
 def _write_pictures(args: argparse.Namespace) -> int:
     """Draw one figure of what was named, as PNG, SVG or both."""
     from pdtrace.errors import UsageError
-    from pdtrace.exports.writing import STDOUT, open_output
+    from pdtrace.exports.overwriting import check_outputs
+    from pdtrace.exports.writing import open_output
     from pdtrace.figures import find_subject
     from pdtrace.pages.pictures import NARROWEST, WIDEST, WIDTH, draw_picture, render_picture
 
@@ -134,8 +137,7 @@ def _write_pictures(args: argparse.Namespace) -> int:
         raise UsageError("--figure needs --png FILE or --svg FILE")
     if args.output is not None or args.page is not None:
         raise UsageError("--figure draws a picture and no page: leave -o and --page out")
-    if all(name == STDOUT for _, name in outputs) and len(outputs) > 1:
-        raise UsageError("only one output can be written to standard output")
+    check_outputs({f"--{kind}": name for kind, name in outputs}, args.paths)
     if args.request_filter is not None and subject not in ("comparison", "whatif"):
         raise UsageError("--request-filter is for figures about a comparison or a what-if")
     width = WIDTH if args.width is None else args.width

@@ -93,11 +93,13 @@ def _write(args: argparse.Namespace) -> Run:
     from pathlib import Path
 
     from pdtrace.errors import UsageError
+    from pdtrace.exports.overwriting import check_outputs
     from pdtrace.exports.perfetto import write_perfetto
     from pdtrace.exports.tables import write_table
     from pdtrace.exports.writing import STDOUT, open_output
     from pdtrace.reading import read_run
 
+    check_outputs({"-o": args.output}, args.paths)
     output = STDOUT if args.output is None else args.output
     suffix = Path(output).suffix.removeprefix(".").lower()
     kind = args.format or (suffix if suffix in FORMATS else "csv")

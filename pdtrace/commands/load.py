@@ -269,11 +269,14 @@ def run(args: argparse.Namespace) -> int:
 
     from pdtrace.client.options import build_settings
     from pdtrace.errors import NothingMeasuredError, UsageError
+    from pdtrace.exports.overwriting import check_directory, check_outputs
     from pdtrace.exports.writing import STDOUT, write_text
     from pdtrace.untrusted import show
 
     settings = build_settings(args)
     _check_json(args.json)
+    check_outputs({"--json": args.json}, [args.replay])
+    check_directory("-o", args.output, [args.replay])
     try:
         from pdtrace.client.session import run_load
         from pdtrace.client.summary import describe, write_summary_json

@@ -192,11 +192,13 @@ def run(args: argparse.Namespace) -> int:
         InputError: The recording cannot be fitted.
         OutputError: The directory cannot be used.
     """
+    from pdtrace.exports.overwriting import check_directory
     from pdtrace.exports.writing import STDOUT, write_text
     from pdtrace.simulate.settings import parse_release
 
     parse_release(args.engine_version)
     _check(args)
+    check_directory("-o", args.output, [args.like])
     said = _simulate(args) if args.serve is None else _serve(args)
     write_text(STDOUT, said + "\n")
     return 0

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.reading import Waiting, read_run
     from pdtrace.sources.joining import join_requests
 
-    refuse_two_outputs(args)
+    check_forecast_outputs(args)
     if not 0 <= min(args.max_delay_passes) <= max(args.max_delay_passes) <= MOST_PASSES:
         raise UsageError(f"--max-delay-passes must lie between 0 and {MOST_PASSES:,}")
     watermark = args.token_usage_low_watermark
@@ -115,12 +115,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def refuse_two_outputs(args: argparse.Namespace) -> None:
-    """Raise UsageError if two outputs are to go to standard output."""
-    from pdtrace.errors import UsageError
+def check_forecast_outputs(args: argparse.Namespace) -> None:
+    """Raise UsageError if the outputs cannot both be written, or would replace the recording."""
+    from pdtrace.exports.overwriting import check_outputs
 
-    if args.json == args.html == "-":
-        raise UsageError("only one output can be written to standard output")
+    check_outputs({"--json": args.json, "--html": args.html}, args.paths)
 
 
 def count_delay_passes(recorded: Run) -> float | None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 from pdtrace.sources.formats import FORMATS, SourceFormat
 
+# A result that was written beside its recording repeats words of both kinds.
+_RESULT = re.compile(rb'\s*\{\s*"(?:schema|baseline)_version"')
+
+
+def _is_object(head: bytes) -> bool:
+    return head.lstrip()[:1] == b"{" and _RESULT.match(head) is None
+
 
 def _is_server_info(head: bytes) -> bool:
     text = head.lstrip()
-    return text[:1] == b"{" and b'"model_path"' in text[:4000] and b'{"log"' not in text[:7]
+    return _is_object(text) and b'"model_path"' in text[:4000] and b'{"log"' not in text[:7]
 
 
 def _is_truth(head: bytes) -> bool:
-    text = head.lstrip()
-    return text[:1] == b"{" and b'"num_iterations"' in text[:2000]
+    return _is_object(head) and b'"num_iterations"' in head.lstrip()[:2000]
 
 
 def _is_toml(head: bytes) -> bool:
