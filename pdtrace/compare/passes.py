@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pdtrace.compare.matching import find_origin
 from pdtrace.delayer import load
 from pdtrace.errors import InputError
+from pdtrace.metrics.tally import note_missing
 
 if TYPE_CHECKING:
     from pdtrace.compare.matching import F64, I64, Requests
@@ -34,7 +35,8 @@ class Passes:
     Times are seconds since the run's first request, nan where unknown. ``estimated_share`` is the
     share of those that prefilled whose duration is a typical one of their size, because the log
     does not tell it. ``recorded`` is the same with tokens by rank, as a replay is fitted to it, or
-    None where durations are largely estimates or no request is known.
+    None where durations are largely estimates or no request is known. ``missing`` says which ranks
+    were not read and what gives them; what all ranks did is then not known.
     """
 
     start: F64
@@ -50,6 +52,7 @@ class Passes:
     prefills: pl.DataFrame
     estimated_share: float
     recorded: load.Passes | None
+    missing: str | None = None
 
     def __len__(self) -> int:
         return len(self.end)
@@ -91,7 +94,8 @@ def read_passes(run: Run) -> Passes:
         is_stall=find_stalls(np.where(width > 0, duration, np.nan), busiest),
         prefills=prefills,
         estimated_share=_share_estimated(iterations),
-        recorded=_read_recorded(run),
+        recorded=None if run.missing_ranks else _read_recorded(run),
+        missing=note_missing(run),
     )
 
 
@@ -111,7 +115,7 @@ def _read_recorded(run: Run) -> load.Passes | None:
     except InputError:
         return None
     ran = recorded.tokens.any(1)
-    columns = ("launch", "end", "report", "tokens", "squares")
+    columns = ("launch", "end", "report", "tokens", "squares", "busy")
     return load.Passes(*(getattr(recorded, name)[ran] for name in columns))
 
 

@@ -20,7 +20,7 @@ def price_episodes(episodes: pl.DataFrame, run: Run) -> pl.DataFrame:
     """Add whom each episode held, whom it was ended by, its costs and what it saved."""
     if episodes.is_empty():
         return episodes
-    held = held_times(episodes, run)
+    held = list_held(episodes, run)
     ends = episodes["end"].dt.epoch("ns").to_numpy()
     stage = pl.col("stage").cast(pl.String)
     per = run.stages.group_by("request", maintain_order=True).agg(
@@ -32,12 +32,10 @@ def price_episodes(episodes: pl.DataFrame, run: Run) -> pl.DataFrame:
     ran = per.join(episodes.select("episode", "iteration"), on="iteration").select(
         "episode", "request", pl.lit(value=True).alias("ran")
     )
-    half = episodes.select("episode", (pl.col("pass_s") * 5e8).alias("half"))
     members = (
         ran.join(held, on=["episode", "request"], how="full", coalesce=True)
         .join(per, on="request")
-        .join(half, on="episode")
-        .with_columns((pl.col("ns") > pl.col("half")).fill_null(value=False).alias("is_held"))
+        .with_columns(pl.col("is_held").fill_null(value=False))
         .sort("episode", "dp_rank", "request")
     )
     held_ones, joined = members.filter("is_held"), members.filter("ran", ~pl.col("is_held"))
@@ -82,8 +80,13 @@ def price_episodes(episodes: pl.DataFrame, run: Run) -> pl.DataFrame:
     return DELAY_EPISODES.conform(out.sort("episode"))
 
 
-def held_times(episodes: pl.DataFrame, run: Run) -> pl.DataFrame:
-    """``episode``, ``request`` and the nanoseconds (``ns``) that the one withheld the other."""
+def list_held(episodes: pl.DataFrame, run: Run) -> pl.DataFrame:
+    """Requests that stood ready in an episode.
+
+    Returns:
+        ``episode``, ``request``, ``ns`` that the one withheld the other, and ``is_held``: for over
+        half a pass. What stood ready for less joined it.
+    """
     rows = run.stages.filter(
         pl.col("held_by").cast(pl.String) == "delayer", pl.col("stage").cast(pl.String) == "waiting"
     )
@@ -94,7 +97,14 @@ def held_times(episodes: pl.DataFrame, run: Run) -> pl.DataFrame:
     frame = pl.DataFrame(
         {"episode": episodes["episode"].gather(at), "request": rows["request"], "ns": length}
     )
-    return frame.group_by("episode", "request").agg(pl.col("ns").sum())
+    half = episodes.select("episode", (pl.col("pass_s") * 5e8).alias("half"))
+    return (
+        frame.group_by("episode", "request")
+        .agg(pl.col("ns").sum())
+        .join(half, on="episode", how="left")
+        .with_columns((pl.col("ns") > pl.col("half")).fill_null(value=False).alias("is_held"))
+        .drop("half")
+    )
 
 
 def _list_members(members: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -122,7 +132,7 @@ def share_of_slow(
 
     Args:
         run: The run.
-        held: As :func:`held_times` gives it.
+        held: As :func:`list_held` gives it.
         percents: Percentiles of the time to first token.
     """
     stage = pl.col("stage").cast(pl.String)

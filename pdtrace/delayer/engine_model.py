@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from pdtrace.delayer.launches import Launches, measure_launches
 from pdtrace.delayer.load import Load, Passes, read_load, read_passes
@@ -14,7 +15,6 @@ from pdtrace.delayer.pass_cost import PassCost, fit_pass_cost, is_blocking
 from pdtrace.delayer.rules import ReleaseRules, rules_for
 
 if TYPE_CHECKING:
-    import polars as pl
     from numpy.typing import NDArray
 
     from pdtrace.run import Run
@@ -60,13 +60,17 @@ class EngineModel:
         load, passes, costs: The recorded load and passes; the fitted pass cost, then refits to
             resampled passes.
         times: As ``replay_kernel`` takes them, seconds.
-        turn_source: ``spans`` or ``default``: where the length of an idle turn comes from.
+        turn_source: Where the length of a delayed turn comes from: ``timeouts`` (waits that ran
+            out), ``spans`` (an idle turn) or ``default``.
         turn_range: Shortest and longest turn that this allows, seconds.
         launches: How long launches keep the host.
         num_ranks, chunk, pool: DP ranks; token budget of a batch; KV tokens of a rank.
         rules: The negotiation.
         recorded: The setting that the recording was made with.
         drift: Relative scatter of the host's speed over the recording.
+        is_timed: Recorded passes with a duration that did not stall.
+        busy_ratio: Replayed ÷ reported time of the recorded passes: a pass is replayed from its
+            launch until the next may begin, and reports know it from its results.
         touched: Requests that were under way during a stall; left out of every figure.
         role: ``prefill``, ``decode`` or ``null`` (unified); None where nothing says it.
         notes: What was assumed.
@@ -86,6 +90,8 @@ class EngineModel:
     recorded: Setting
     drift: float
     touched: NDArray[np.bool_]
+    is_timed: NDArray[np.bool_]
+    busy_ratio: float = 1.0
     role: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -125,17 +131,23 @@ def fit_engine(
             f"({turn_range[0] * 1e3:.1f} to {turn_range[1] * 1e3:.1f} ms)"
         )
     is_on = bool(run.engine.delayer.enabled)
+    delayed = _measure_delayed_turn(run) if is_on else None
+    if delayed is None:
+        delayed = turn
+    else:
+        source, turn_range = "timeouts", (delayed * TURN_RANGE[0], delayed * TURN_RANGE[1])
     taking = _quantile(
         _pickup_to_selection(load, passes), 0.02 if is_on else 0.25, DEFAULT_TAKING_S
     )
     launching = _quantile(_selection_to_launch(load, passes), 0.25, DEFAULT_LAUNCHING_S)
-    times = np.array([taking, launching, PROCESSING_S, turn, turn, ASYNCHRONOUS_S])
+    times = np.array([taking, launching, PROCESSING_S, delayed, turn, ASYNCHRONOUS_S])
     turn_s = taking + launching + PROCESSING_S
     cost = fit_pass_cost(passes, blocking=blocking, turn_s=turn_s)
 
     def refit(k: int) -> PassCost:
         return fit_pass_cost(passes, blocking=blocking, turn_s=turn_s, seed=k + 1, near=cost.theta)
 
+    is_timed = _list_timed(passes, cost)
     with ThreadPoolExecutor(2) as threads:
         refits = tuple(threads.map(refit, range(NUM_RESAMPLED_FITS)))
     engine = run.engine
@@ -172,6 +184,8 @@ def fit_engine(
         recorded=recorded,
         drift=max(LEAST_DRIFT, _measure_drift(cost)),
         touched=_touched(load, cost),
+        is_timed=is_timed,
+        busy_ratio=_compare_busy(passes, cost, is_timed),
         role=engine.role,
         notes=tuple(notes),
     )
@@ -231,6 +245,12 @@ def _measure_turns(load: Load, passes: Passes) -> tuple[float, float | None]:
     return max(float(low) - 0.1 * turn, 0.0), turn
 
 
+def _measure_delayed_turn(run: Run) -> float | None:
+    """A turn on which prefill was withheld, by the waits that ran out; None: too few did."""
+    told = run.episodes.filter(pl.col("pass_source").cast(pl.String) == "timeouts")["pass_s"]
+    return float(np.median(told.to_numpy())) if len(told) else None
+
+
 def _shift(load: Load, seconds: float) -> Load:
     return replace(load, arrival=load.arrival + seconds)
 
@@ -242,6 +262,19 @@ def _measure_drift(cost: PassCost) -> float:
     tenth = np.searchsorted(edges, cost.time)
     medians = [np.median(ratio[tenth == k]) for k in range(10) if (tenth == k).sum() >= MIN_SAMPLES]
     return float(np.std(medians) / np.sqrt(10)) if len(medians) > 2 else 0.0
+
+
+def _list_timed(passes: Passes, cost: PassCost) -> NDArray[np.bool_]:
+    stalled = np.isin(passes.launch, [start for start, _ in cost.stalls])
+    return np.isfinite(passes.busy) & ~stalled
+
+
+def _compare_busy(passes: Passes, cost: PassCost, is_timed: NDArray[np.bool_]) -> float:
+    """Fitted ÷ reported durations of the passes that have both."""
+    both = np.isin(cost.time, passes.launch[is_timed])
+    replayed = float((cost.expected + cost.excess)[both].sum())
+    reported = float(passes.busy[is_timed & np.isin(passes.launch, cost.time)].sum())
+    return replayed / reported if reported > 0 and replayed > 0 else 1.0
 
 
 def _touched(load: Load, cost: PassCost) -> NDArray[np.bool_]:

@@ -70,16 +70,16 @@ def _list_idle(passes: Passes) -> F64:
 
 def _list_returns(passes: Passes, cost: PassCost) -> tuple[F64, F64]:
     """Durations in order of passes, and when ranks with tokens saw the result before in them."""
-    duration = np.full(len(passes), np.nan)
-    duration[np.searchsorted(passes.launch, cost.time)] = cost.expected + cost.excess
+    took = dict(zip(cost.time.tolist(), (cost.expected + cost.excess).tolist(), strict=True))
+    duration = np.array([took.get(at, np.nan) for at in passes.launch.tolist()])
     late = passes.report[:-1] - passes.launch[1:, None]
     share = late / duration[1:, None]
     is_seen = (late > 0) & (passes.tokens[1:] > 0) & np.isfinite(share)
     if not cost.is_blocking or is_seen.sum() < MIN_LIKE:
         return np.empty(0), np.empty(0)
-    took = np.broadcast_to(duration[1:, None], late.shape)[is_seen]
-    order = np.argsort(took, kind="stable")
-    return took[order], np.minimum(share[is_seen], 1.0)[order]
+    lasted = np.broadcast_to(duration[1:, None], late.shape)[is_seen]
+    order = np.argsort(lasted, kind="stable")
+    return lasted[order], np.minimum(share[is_seen], 1.0)[order]
 
 
 def find_like(known: F64, value: float) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pdtrace.delayer.balance import NO_REQUESTS, Entry, build_balance, count_alone
-from pdtrace.delayer.costs import held_times, price_episodes, share_of_slow
+from pdtrace.delayer.costs import list_held, price_episodes, share_of_slow
 from pdtrace.delayer.line_waits import read_line_waits
 from pdtrace.schema import DELAY_EPISODES
 
@@ -182,7 +182,7 @@ def _sum_up(episodes: pl.DataFrame, run: Run, *, is_whole: bool) -> Totals:
     num = {how: int((ended == how).sum()) for how in ("fused", "timeout", "watermark", "unknown")}
     passes = episodes["num_delay_passes"]
     estimated = episodes.filter(pl.col("passes_source").cast(pl.String) == "estimated")
-    held = held_times(episodes, run) if is_whole and episodes.height else None
+    held = list_held(episodes, run) if is_whole and episodes.height else None
     half, late = (None, None) if held is None else share_of_slow(run, held, (50, 99))
 
     def total(name: str) -> float | None:
@@ -199,7 +199,7 @@ def _sum_up(episodes: pl.DataFrame, run: Run, *, is_whole: bool) -> Totals:
         num_delay_passes=None if passes.null_count() or not is_whole else int(passes.sum()),
         num_estimated_passes=int(estimated["num_delay_passes"].sum()) if is_whole else None,
         wait_s=float(episodes["wait"].dt.total_nanoseconds().sum()) / 1e9 if is_whole else None,
-        num_held_requests=None if held is None else held["request"].n_unique(),
+        num_held_requests=None if held is None else held.filter("is_held")["request"].n_unique(),
         request_seconds=total("request_seconds"),
         p50_ratio=half,
         p99_ratio=late,

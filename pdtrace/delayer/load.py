@@ -68,6 +68,7 @@ class Passes:
         end: When the first rank reported.
         report: n × R, when each rank reported; nan where it ran nothing.
         tokens: n × R new tokens.
+        busy: n durations as reports have them (``duration`` of an iteration); nan: unknown.
         squares: n × R sums of 2·L·l − l² over the sequences of a batch (l new tokens after s
             computed ones: 2·l·(s + l) − l²; L the longest): attention's work.
     """
@@ -77,6 +78,7 @@ class Passes:
     report: F64
     tokens: F64
     squares: F64
+    busy: F64
 
     def __len__(self) -> int:
         return len(self.launch)
@@ -170,7 +172,9 @@ def read_passes(run: Run, load: Load) -> Passes:
     launch = _launches(events, placed, at, n, origin)
     start = iterations["start"].dt.timestamp("ns").cast(pl.Float64).fill_null(np.nan).to_numpy()
     launch = np.where(np.isnan(launch), (start - origin) / 1e9, launch)
-    return Passes(launch, end, report, tokens, _squares(load, tokens, seqs, report))
+    lasted = iterations["duration"].dt.total_nanoseconds().cast(pl.Float64) / 1e9
+    busy = lasted.fill_null(np.nan).to_numpy()
+    return Passes(launch, end, report, tokens, _squares(load, tokens, seqs, report), busy)
 
 
 def find_passes(load: Load, passes: Passes) -> tuple[I64, I64]:

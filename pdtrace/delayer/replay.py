@@ -105,23 +105,19 @@ def measure_recording(
         for a, b in zip(first[chosen], last[chosen], strict=True):
             inside[a : b + 1] = True
     width = (passes.tokens[inside] > 0).sum(1)
-    cost = model.costs[0]
-    took = np.interp(passes.launch[inside], *_sorted_durations(cost))
+    told = inside & model.is_timed
+    busy_s = float(passes.busy[told].sum())
+    is_held = (model.recorded.max_delay_passes or 0) > 1
     return {
         "num_iterations": float(inside.sum()),
         "num_solo_iterations": float((width == 1).sum()),
         "num_fully_fused_iterations": float((width == model.num_ranks).sum()),
-        "num_delay_passes": num_delay_passes if chosen.all() else None,
+        "num_delay_passes": (num_delay_passes if chosen.all() else None) if is_held else 0.0,
         "request_latency_mean_s": _mean((load.finish - load.begin)[keep]),
         "ttft_p50_s": _percentile((load.done - load.first)[keep], 50),
         "ttft_p99_s": _percentile((load.done - load.first)[keep], 99),
-        "prefill_throughput_tok_s": float(passes.tokens[inside].sum() / took.sum()),
+        "prefill_throughput_tok_s": float(passes.tokens[told].sum()) / busy_s if busy_s else None,
     }
-
-
-def _sorted_durations(cost: PassCost) -> tuple[F64, F64]:
-    order = np.argsort(cost.time)
-    return cost.time[order], (cost.expected + cost.excess)[order]
 
 
 def _mean(values: F64) -> float | None:
@@ -227,7 +223,8 @@ def replay_once(
         "request_latency_mean_s": _mean(finish[beside.at] + beside.latency) or np.nan,
         "ttft_p50_s": float(p50),
         "ttft_p99_s": float(p99),
-        "prefill_throughput_tok_s": float(batch[inside].sum() / max(busy[inside].sum(), 1e-9)),
+        "prefill_throughput_tok_s": float(batch[inside].sum() / max(busy[inside].sum(), 1e-9))
+        * model.busy_ratio,
         "num_waits": float(trace.num_waits),
         "num_near_bound": float(trace.num_near_bound),
     }

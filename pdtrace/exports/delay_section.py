@@ -161,7 +161,7 @@ def _cost_notes(t: Totals, table: pl.DataFrame) -> list[str]:
     if t.pass_s is not None:
         source = table["pass_source"].cast(pl.String).drop_nulls().first()
         told = f", {COUNTED_FROM[str(source)]}" if source else ""
-        notes.append(f"A delay pass takes {seconds(t.pass_s)}{told}.")
+        notes.append(f"A delay pass takes {number(t.pass_s * 1e3)} ms{told}.")
     return notes
 
 

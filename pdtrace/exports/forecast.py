@@ -229,6 +229,13 @@ def warn_of_arrivals(model: EngineModel) -> tuple[str, ...]:
     )
 
 
+TURN_SOURCES = {
+    "timeouts": "from the waits that ran out",
+    "spans": "from spans",
+    "default": "assumed",
+}
+
+
 def rests_on(model: EngineModel, bounds: Sequence[int] = (30,)) -> tuple[str, ...]:
     """Notes on what a prediction rests on.
 
@@ -237,7 +244,7 @@ def rests_on(model: EngineModel, bounds: Sequence[int] = (30,)) -> tuple[str, ..
         bounds: Delay passes to say in milliseconds.
     """
     turn, (low, high) = float(model.times[3]), model.turn_range
-    source = "from spans" if model.turn_source == "spans" else "assumed"
+    source = TURN_SOURCES[model.turn_source]
     text = (
         f"A delayed scheduler turn takes {turn * 1e3:.2f} ms here ({source}; {low * 1e3:.2f} to "
         f"{high * 1e3:.2f} ms are possible)"
@@ -253,7 +260,7 @@ def rests_on(model: EngineModel, bounds: Sequence[int] = (30,)) -> tuple[str, ..
     if model.costs[0].stalls:
         said.append(
             f"{plural(len(model.costs[0].stalls), 'recorded pass')} stalled (probably first use of "
-            f"a kernel); {plural(int(model.touched.sum()), 'request')} under way then are left out "
-            "of every figure."
+            f"a kernel); the latencies of {plural(int(model.touched.sum()), 'request')} that were "
+            "under way then are left out."
         )
     return (*said, *model.notes)

@@ -161,8 +161,8 @@ def _may_withhold(run: Run, num_batches: int) -> bool:
     is_told = delayer.enabled is True or run.decisions.height > 0
     if delayer.enabled is False or not is_told or run.dp_size < 2:
         return False
-    most = delayer.max_delay_passes
-    if run.engine.enable_dp_attention is False or (most is not None and most < 2):
+    bound = delayer.max_delay_passes
+    if run.engine.enable_dp_attention is False or (bound is not None and bound < 2):
         return False
     told = run.decisions.filter(pl.col("count") > 0, pl.col("output_reason").cast(pl.String) != "")
     reasons = told["output_reason"].cast(pl.String)

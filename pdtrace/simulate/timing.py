@@ -231,7 +231,8 @@ def _list_passes(model: EngineModel) -> tuple[NDArray[np.float64], NDArray[np.fl
     """Device time and excess of the recorded passes, by device time, seconds."""
     cost, passes = model.costs[0], model.passes
     _, per_ktoken, per_msquare, shared, base = (float(x) for x in cost.theta)
-    at = np.searchsorted(passes.launch, cost.time)
+    row = {at: i for i, at in enumerate(passes.launch.tolist())}
+    at = np.array([row[launch] for launch in cost.time.tolist()], int)
     tokens, squares = passes.tokens[at] / 1e3, passes.squares[at] / 1e6
     busiest = (per_ktoken * tokens + per_msquare * squares).max(1)
     device = base + busiest + shared * tokens.sum(1)
