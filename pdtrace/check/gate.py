@@ -13,6 +13,7 @@ from pdtrace.check.measures import ALL
 from pdtrace.check.records import build_record
 from pdtrace.check.rules import Rules, require_known
 from pdtrace.check.samples import Pool
+from pdtrace.check.scope import describe_stalls, tell_apart
 from pdtrace.check.user_rules import build_case, judge_bound
 from pdtrace.check.verdicts import CheckResult, Finding, JudgedRun, Verdict
 from pdtrace.check.worst import find_crash, find_worst
@@ -119,15 +120,13 @@ def _judge(
             reasons += [several + why for why in t.matched.reasons]
         if baseline and any(is_same_run(t.record, known) for known in baseline.records):
             notes.append(f"{t.name} is itself a run of the baseline")
-        if t.record.num_stalls:
-            notes.append(
-                f"{t.name}: {t.record.num_stalls} stalled iterations; what they touched is left out"
-            )
     if baseline is not None:
         if not any(t.matched and t.matched.is_alien for t in tested):
             findings += _judge_lost(tested, baseline)
         if not reasons:
-            findings += _judge_against(tested, baseline, rules, alpha, notes)
+            changes = _judge_against(tested, baseline, rules, alpha, notes)
+            findings = [*tell_apart(findings, changes, tested), *changes]
+    notes += describe_stalls(findings, tested)
     worst: list[Where | None] = []
     findings = sorted(
         (_locate(f, tested, worst) for f in findings), key=lambda f: ORDER.index(f.tier)

@@ -290,3 +290,26 @@ def test_stalls_in_every_run_leave_something_to_compare():
     assert result.exit_code == 0
     width = next(f for f in result.findings if f.metric == "fusion_width_mean")
     assert width.value == width.baseline
+
+
+def test_stalls_count_in_a_bound_and_nothing_says_otherwise():
+    """A note that a value leaves stalls out, beside one that does not, would be believed."""
+    result = check("h100x2-on", None, "idle_rank_pass_ratio<=0.3", "request_latency_mean_s<=0.5")
+    idle, latency = result.findings
+    assert idle.value == pytest.approx(119 / 554, abs=1e-6)
+    assert latency.value == pytest.approx(0.444, abs=0.001)
+    assert not [note for note in result.notes if "stall" in note]
+    (note,) = check("h100x2-on", None, "iterations_per_thousand_requests<=600").notes
+    assert note == "h100x2-on: 11 stalled iterations, left out with the requests around them"
+
+
+def test_a_bound_and_a_change_of_one_metric_say_how_they_differ():
+    """Two values of one name in one table, and no word on why, cannot be trusted."""
+    result = check("h100x2-on", baseline_of("h100x2-off"), "request_latency_mean_s<=0.5")
+    bound, change = (f for f in result.findings if f.metric == "request_latency_mean_s")
+    assert bound.title == "request latency, mean, whole run"
+    assert change.title == "request latency, mean"
+    assert bound.value != pytest.approx(change.value, rel=0.1)
+    (note,) = (note for note in result.notes if "stalled iter" in note)
+    assert "counted in: request latency, mean, whole run" in note
+    assert len({f.title for f in result.findings}) == len(result.findings)
