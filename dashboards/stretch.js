@@ -207,7 +207,9 @@ class Stretch {
       rows = null,
       said = "",
       alt = tile.kept.alt;
-    if (this.units) {
+    // A figure that has nothing to show of the whole run has nothing of a stretch.
+    const isEmpty = !tile.tabular && !tile.spec.data.length;
+    if (this.units && !isEmpty) {
       const tell = stretchFigures[tile.figure];
       const told = tell
         ? tell(this.scope(tile))
@@ -237,10 +239,12 @@ class Stretch {
     for (const item of document.querySelectorAll("[data-metric]")) {
       const dd = item.querySelector("dd");
       if (!item.kept) item.kept = [...dd.childNodes].map((node) => node.cloneNode(true));
+      // What the whole run does not tell, no stretch of it tells either.
+      const isKnown = !item.kept[0]?.textContent.trim().startsWith("–");
       const told = values && values[item.dataset.metric];
       item.classList.toggle("of-whole", Boolean(values) && !told);
       dd.replaceChildren(...item.kept.map((node) => node.cloneNode(true)));
-      if (!values) continue;
+      if (!values || !isKnown) continue;
       if (!told) {
         dd.querySelector("small")?.remove();
         dd.append(element("small", { text: "whole run: it has no times" }));

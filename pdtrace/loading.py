@@ -108,6 +108,7 @@ def as_recording(run: Run) -> Recording:
         counters=run.counters,
         incidents=run.incidents,
         warnings=run.warnings,
+        seen_ranks=frozenset(range(run.dp_size)) - set(run.missing_ranks),
     )
 
 

@@ -144,6 +144,7 @@ class Recording:
         counters: ``counters`` rows that the sources gave.
         incidents: In order of reading.
         warnings: One line each, for the report; the worst first.
+        seen_ranks: DP ranks of which the log has any line at all.
     """
 
     engine: EngineInfo
@@ -155,6 +156,7 @@ class Recording:
     incidents: tuple[Incident, ...] = ()
     warnings: tuple[str, ...] = ()
     counters: pl.DataFrame = field(default_factory=COUNTERS.empty)
+    seen_ranks: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -302,6 +304,8 @@ class Run:
         dp_size: Ranks that the grid was built for.
         grouping: How most iterations were put together (``schema.GROUPINGS``), or ``none``.
         counters: As in ``Recording``.
+        missing_ranks: DP ranks of which nothing was read: whether they prefilled is not known, so
+            no iteration has a known width.
         stages: Table ``request_stages``; empty where no source knows requests.
         agreement: Table ``agreement``; empty before the sources were compared.
         episodes: Table ``delay_episodes`` without its costs; empty where no source knows requests.
@@ -317,6 +321,7 @@ class Run:
     dp_size: int
     grouping: str
     counters: pl.DataFrame = field(default_factory=COUNTERS.empty)
+    missing_ranks: tuple[int, ...] = ()
     stages: pl.DataFrame = field(default_factory=REQUEST_STAGES.empty)
     agreement: pl.DataFrame = field(default_factory=AGREEMENT.empty)
     episodes: pl.DataFrame = field(default_factory=DELAY_EPISODES.empty)

@@ -112,6 +112,7 @@ def _write(run: Run, folder: Path) -> None:
         "num_parts": num_parts,
         "dp_size": run.dp_size,
         "grouping": run.grouping,
+        "missing_ranks": list(run.missing_ranks),
         "engine": asdict(run.engine),
         "files": [asdict(f) for f in run.files],
         "incidents": [asdict(i) for i in run.incidents],
@@ -164,6 +165,8 @@ def load_run(directory: str | Path) -> Run:
             dp_size=dp_size,
             grouping=grouping,
             counters=_read_counters(folder / "counters.parquet"),
+            # the first saved runs did not have it
+            missing_ranks=tuple(int(r) for r in facts.get("missing_ranks", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"damaged: {type(error).__name__}: {error}"

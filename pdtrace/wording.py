@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 UNKNOWN = "–"
+MOST_NAMED = 8
 
 
 def percent(share: float | None) -> str:
@@ -63,6 +69,16 @@ def significant(value: float | None) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 rank``, ``2 ranks``; a noun in -s takes -es (passes)."""
     return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+
+
+def name_ranks(ranks: Sequence[int]) -> str:
+    """``rank 1``, ``ranks 1 and 3``; of many the first."""
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    if len(ranks) > MOST_NAMED:
+        first = ", ".join(map(str, ranks[: MOST_NAMED - 1]))
+        return f"ranks {first} and {len(ranks) - MOST_NAMED + 1} more"
+    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
 
 
 def change(ratio: float | None) -> str:

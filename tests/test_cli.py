@@ -362,3 +362,40 @@ def test_tables_become_pandas_frames(saved: Path) -> None:
     pytest.importorskip("pyarrow")
     frame = pdtrace.load(saved).rank_passes.to_pandas()
     assert len(frame) == 24
+
+
+@pytest.fixture(scope="module")
+def rank_0_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recorded log as rank 0 alone would have written it."""
+    log = tmp_path_factory.mktemp("ranks") / "rank0.log"
+    whole = (ROOT / "sample_logs" / "h100x2-off" / "server.log").read_text("utf-8")
+    log.write_text("".join(s for s in whole.splitlines(True) if " DP1 " not in s), "utf-8")
+    return log
+
+
+def test_an_unread_rank_is_named_first(rank_0_log: Path) -> None:
+    """A verdict on fusion from one rank's file would be wrong: it asks for the other files."""
+    done = pdtrace_cli("analyze", str(rank_0_log))
+    first = " ".join(done.stdout.splitlines()[:3])
+    assert "is not known: nothing was read of DP rank 1. Name the logs of all ranks" in first
+    assert "100 %" not in first
+    assert "tok/s" not in first
+
+
+@pytest.mark.parametrize("rule", ["solo_iteration_ratio<=0.9", "num_iterations<=300"])
+def test_an_unread_rank_is_not_judged(rank_0_log: Path, rule: str) -> None:
+    """A gate neither passes nor fails on what it cannot know."""
+    done = pdtrace_cli("check", str(rank_0_log), rule)
+    assert done.returncode == 2
+    assert "nothing was read of DP rank 1" in done.stdout
+
+
+def test_an_unread_rank_is_not_compared(rank_0_log: Path) -> None:
+    """Iterations of one rank's file are not fewer than those of a whole log."""
+    other = ROOT / "sample_logs" / "h100x2-on" / "server.log"
+    done = pdtrace_cli("compare", str(rank_0_log), str(other), "--json", "-")
+    rows = json.loads(done.stdout)["metrics"]
+    for name in ("num_iterations", "solo_iteration_ratio", "idle_rank_seconds",
+                 "fusion_width_mean", "prefill_throughput_tok_s"):  # fmt: skip
+        assert rows[name]["verdict"] == "unmeasured"
+        assert "nothing was read of DP rank 1" in rows[name]["note"]

@@ -102,6 +102,9 @@ def build_record(run: Run, name: str, workload: Workload | None = None) -> Recor
             "throughput and idle seconds are not judged; request time stats or spans give them"
         )
     table = measure(run).filter(pl.col("dp_rank").is_null())
+    if run.missing_ranks:  # what is "at least" so much cannot be judged
+        is_bound = pl.col("low").is_not_null() & pl.col("high").is_null()
+        table = table.with_columns(pl.when(~is_bound).then(pl.col("value")).alias("value"))
     rows = {m: (v, u, note) for m, v, u, note in table.select(*_COLUMNS).iter_rows()}
     confidence = run.iterations["confidence"].cast(float).mean()
     return Record(
@@ -136,6 +139,7 @@ def _sample_requests(
     touched = find_touched(requests, passes)
     is_clean = np.bincount(blocks, weights=touched, minlength=num) == 0
     counts = _count_passes(passes, pass_blocks, num)
+    has_passes = (counts[:, 0] > 0) | (passes.missing is not None)
     is_stalled = np.zeros(num, np.bool_)
     is_stalled[pass_blocks[passes.is_stall & (pass_blocks >= 0)]] = True
     first, last = np.full(num, np.inf), np.full(num, -np.inf)
@@ -154,7 +158,7 @@ def _sample_requests(
             sketches[name] = Sketch.of(took[told], blocks[told])
     return Sample(
         counts=counts,
-        is_usable=(sent > 0) & (unanswered == 0) & is_clean & ~is_stalled & (counts[:, 0] > 0),
+        is_usable=(sent > 0) & (unanswered == 0) & is_clean & ~is_stalled & has_passes,
         unanswered=np.where(sent > 0, unanswered, np.nan),
         span_s=round_to(np.where(np.isfinite(first), last - first, np.nan), 4),
         sketches=sketches,
@@ -177,8 +181,9 @@ def _count_passes(passes: Passes, blocks: I64, num: int) -> F64:
     known = (passes.dp_size - passes.unknown).astype(np.float64)
     idle = passes.idle.astype(np.float64)
     is_silent = passes.unknown[ran].any() and not idle[ran].any()
-    is_told = bool(known[ran].sum() > 0 and not is_silent)
-    has_times = bool(is_timed.any()) and passes.estimated_share <= MOST_ESTIMATED
+    is_whole = passes.missing is None
+    is_told = bool(known[ran].sum() > 0 and not is_silent and is_whole)
+    has_times = is_whole and bool(is_timed.any()) and passes.estimated_share <= MOST_ESTIMATED
 
     def add(values: F64, mask: Mask, is_known: bool = True) -> F64:
         if not is_known:
@@ -187,9 +192,9 @@ def _count_passes(passes: Passes, blocks: I64, num: int) -> F64:
 
     one = np.ones(len(passes))
     columns = {
-        "iterations": add(one, ran),
-        "solo": add((passes.width == 1).astype(np.float64), ran),
-        "prefills": add(passes.width.astype(np.float64), ran),
+        "iterations": add(one, ran, is_whole),
+        "solo": add((passes.width == 1).astype(np.float64), ran, is_whole),
+        "prefills": add(passes.width.astype(np.float64), ran, is_whole),
         "idle": add(idle, ran, is_told),
         "known": add(known, ran, is_told),
         "busy_s": add(took, is_timed, has_times),

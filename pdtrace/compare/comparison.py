@@ -50,6 +50,17 @@ DELAYS = ("num_delay_passes", "delay_seconds_total")
 NAMES = ("baseline", "candidate")
 TWO_SPEEDS = "ran at two speeds"
 OF_DURATIONS = ("prefill_throughput_tok_s", "idle_rank_time_ratio", "idle_rank_seconds")
+OF_PASSES = (
+    *OF_DURATIONS,
+    "num_iterations",
+    "num_solo_iterations",
+    "num_fully_fused_iterations",
+    "iterations_per_thousand_requests",
+    "solo_iteration_ratio",
+    "fully_fused_iteration_ratio",
+    "fusion_width_mean",
+    "idle_rank_pass_ratio",
+)
 MOST_ESTIMATED = 0.2  # share of durations that may be estimates before nothing is claimed of them
 SLOWER = 0.05
 WHOLE = 0.99  # share of the requests compared from which the whole runs are
@@ -300,7 +311,7 @@ def _measure(
             weights,
             noise=result.noise.get(q.name, 0.0),
             raw=(_value(raw[0].get(q.name)), _value(raw[1].get(q.name))),
-            missing=_what_gives(q.name, is_whole=is_whole),
+            missing=_what_gives(q.name, sides, is_whole=is_whole),
         )
         for q in QUANTITIES
     )
@@ -352,9 +363,12 @@ def _value(estimate: Estimate | None) -> float | None:
     return None if estimate is None else point_of(estimate)
 
 
-def _what_gives(name: str, *, is_whole: bool) -> str:
+def _what_gives(name: str, sides: tuple[Side, Side], *, is_whole: bool) -> str:
     if name in DELAYS and not is_whole:
         return OF_WHOLE_RUN
+    for side_name, side in zip(NAMES, sides, strict=True):
+        if name in OF_PASSES and side.passes.missing:
+            return f"{side_name}: {side.passes.missing}"
     told = (text for prefix, text in MISSING.items() if name.startswith(prefix))
     return next(told, "iterations with a duration give it")
 
@@ -369,6 +383,8 @@ def _describe(sides: tuple[Side, Side], by_arrival: bool) -> list[str]:
     if blind:
         notes.append(f"stalls cannot be seen in {' and '.join(blind)}: no pass has a duration")
     for name, side in zip(NAMES, sides, strict=True):
+        if side.passes.missing:
+            notes.append(f"{name}: {side.passes.missing}")
         modes = find_modes(side.passes)
         if modes is not None:
             notes.append(

@@ -188,7 +188,7 @@ def _of_passes(side: Side, timed: Mask) -> dict[str, Estimate | None]:
     p, nb, block = side.passes, side.num_blocks, side.pass_blocks
     scope = block != OUTSIDE
     ran = scope & (p.width > 0)
-    if not ran.any():
+    if not ran.any() or p.missing:
         return {}
     timed = timed & scope & np.isfinite(p.duration)
     time = np.nan_to_num(p.duration)

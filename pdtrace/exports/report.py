@@ -22,6 +22,7 @@ from pdtrace.exports.strip import Strip, find_worst_stretch
 from pdtrace.exports.summary import WIDTH_PREFIX, release_of
 from pdtrace.wording import (
     UNKNOWN,
+    name_ranks,
     number,
     percent,
     plural,
@@ -120,17 +121,37 @@ def build_verdict(run: Run, m: Numbers) -> Iterator[str]:
     if ranks == 1:
         yield f"{whole(n)} iterations on one DP rank: nothing could idle beside it."
     else:
-        solo, fused = m.get("solo_iteration_ratio"), m.get("fully_fused_iteration_ratio")
+        yield fusion_sentence(run, m)
+        if not run.missing_ranks or m.get("idle_rank_passes") is not None:
+            yield idle_sentence(run, m)
+    if run.missing_ranks:
         yield (
-            f"{percent(solo)} of {whole(n)} iterations prefilled on one rank of {ranks}, "
-            f"{percent(fused)} on {'both' if ranks == 2 else f'all {ranks}'}."
+            f"{whole(m.get('num_new_tokens'))} prompt tokens computed on the ranks that were read, "
+            f"in {seconds(m.get('span_seconds'))}."
         )
-        yield idle_sentence(run, m)
+        return
     speed = m.get("prefill_throughput_tok_s")
     pace = "" if speed is None else f", {whole(speed)} tok/s while busy"
     yield (
         f"{whole(m.get('num_new_tokens'))} prompt tokens computed: engine busy "
         f"{seconds(m.get('busy_seconds'))} of {seconds(m.get('span_seconds'))}{pace}."
+    )
+
+
+def fusion_sentence(run: Run, m: Numbers) -> str:
+    """The line about how often ranks prefilled alone and together, or why it is not known."""
+    n, ranks = whole(m.get("num_iterations")), run.dp_size
+    if run.missing_ranks:
+        idle = "" if m.get("idle_rank_passes") is not None else " and what idled"
+        return (
+            f"Which of {ranks} ranks prefilled together{idle} is not known: nothing was read of DP "
+            f"{name_ranks(run.missing_ranks)}. Name the logs of all ranks; {n} iterations of the "
+            "others were read."
+        )
+    solo, fused = m.get("solo_iteration_ratio"), m.get("fully_fused_iteration_ratio")
+    return (
+        f"{percent(solo)} of {n} iterations prefilled on one rank of {ranks}, "
+        f"{percent(fused)} on {'both' if ranks == 2 else f'all {ranks}'}."
     )
 
 
@@ -162,6 +183,11 @@ def width_section(run: Run, m: Numbers) -> Section | None:
     n = m.get("num_iterations")
     if not n:
         return None
+    if run.missing_ranks:
+        return Section(
+            "By fusion width: ranks that prefilled together",
+            notes=(f"Not known: {m.note('fusion_width_mean')}.", f"{grouping_sentence(run, m)}"),
+        )
     names = (name for name, _ in m.values if name.startswith(WIDTH_PREFIX))
     widths = sorted({int(name.removeprefix(WIDTH_PREFIX)) for name in names})
     rows = []
@@ -252,6 +278,8 @@ def rank_section(run: Run, m: Numbers) -> Section | None:
     uneven = m.get("rank_token_imbalance_ratio")
     if uneven is not None:
         notes.append(f"The busiest rank computed {uneven:.2f} × the mean number of tokens.")
+    if run.missing_ranks:
+        notes.append("Idle passes: within the iterations that were read.")
     if has_unknown:
         notes.append(m.note("idle_rank_pass_ratio") + ".")
     return Section("By rank", tuple(columns), tuple(rows), tuple(notes))

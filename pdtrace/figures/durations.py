@@ -9,6 +9,7 @@ import polars as pl
 
 from pdtrace.figures.figure import LIGHT, Figure, build_empty, build_layout, shorten_count
 from pdtrace.figures.survey import Survey, survey_run
+from pdtrace.wording import name_ranks
 
 if TYPE_CHECKING:
     from pdtrace.run import Run
@@ -26,6 +27,9 @@ def draw_durations(run: Run | Survey, *, scale: str = "log") -> Figure:
         scale: ``log`` or ``linear``: the axis of durations.
     """
     survey = survey_run(run)
+    if survey.run.missing_ranks:
+        missing = name_ranks(survey.run.missing_ranks)
+        return build_empty(TITLE, f"By width not known: nothing was read of DP {missing}.")
     timed = survey.duration > 0
     if not timed.any():
         return build_empty(TITLE, "No iteration has a duration in this input.")

@@ -9,6 +9,7 @@ import polars as pl
 
 from pdtrace.figures.figure import LIGHT, Figure, build_empty, build_layout
 from pdtrace.figures.survey import Survey, survey_run
+from pdtrace.wording import name_ranks
 
 if TYPE_CHECKING:
     from pdtrace.run import Run
@@ -21,6 +22,9 @@ def draw_fusion_histogram(run: Run | Survey) -> Figure:
     survey = survey_run(run)
     if not len(survey):
         return build_empty(TITLE, "No iteration was rebuilt from this input.")
+    if survey.run.missing_ranks:
+        missing = name_ranks(survey.run.missing_ranks)
+        return build_empty(TITLE, f"Not known: nothing was read of DP {missing}.")
     size = survey.dp_size
     # A width of 0 is an iteration in which no rank was seen prefilling (decode, or lines lost).
     widths = np.arange(0 if (survey.width == 0).any() else 1, size + 1)

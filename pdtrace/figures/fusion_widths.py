@@ -9,6 +9,7 @@ import polars as pl
 
 from pdtrace.figures.figure import HATCH, LIGHT, Figure, build_empty, build_layout, shorten_count
 from pdtrace.figures.pair import NAMES, Pair
+from pdtrace.wording import name_ranks
 
 SUBJECT = "comparison"
 TITLE = "Ranks that prefilled together"
@@ -22,6 +23,10 @@ def draw_fusion_widths(pair: Pair) -> Figure:
     Args:
         pair: The two runs.
     """
+    for name, survey in zip(NAMES, pair.surveys, strict=True):
+        if survey.run.missing_ranks:
+            missing = name_ranks(survey.run.missing_ranks)
+            return build_empty(TITLE, f"Not known: nothing was read of the {name}'s DP {missing}.")
     widths = [s.width[s.width > 0] for s in pair.surveys]
     if not any(len(w) for w in widths):
         return build_empty(TITLE, "No iteration was rebuilt from either run.")

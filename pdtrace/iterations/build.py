@@ -15,6 +15,7 @@ from pdtrace.iterations.parts import Parts
 from pdtrace.iterations.spans import choose_selections, choose_source, group_by_spans
 from pdtrace.run import Recording, Run
 from pdtrace.schema import DURATION_SOURCES, ITERATIONS
+from pdtrace.wording import name_ranks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,6 +66,7 @@ def build_run(
         dp_size=state.dp_size,
         grouping=state.main_grouping(),
         counters=recording.counters,
+        missing_ranks=state.missing_ranks,
     )
 
 
@@ -126,7 +128,8 @@ class _State:
         top = events["dp_rank"].max()
         if isinstance(top, int):
             self.dp_size = max(self.dp_size, top + 1)
-        self.heard.update(events["dp_rank"].unique().to_list())
+        own = events.filter(pl.col("source") == self.source)
+        self.heard.update(own["dp_rank"].unique().to_list())
         number = np.zeros(len(events), np.uint32)
         is_placed = np.zeros(len(events), np.bool_)
         frames = []
@@ -206,7 +209,7 @@ class _State:
                 self._count_labels(run, forward)
         silent = self.dp_size - width
         # A rank of which nothing was read may be in a file that is missing.
-        unheard = self.dp_size - len(self.heard)
+        unheard = len(self.missing_ranks)
         unknown = np.minimum(silent, unheard) if evidence.silent_is_idle else silent
         first = self.next_iteration
         self.next_iteration += num
@@ -239,10 +242,19 @@ class _State:
         return ITERATIONS.conform(frame), first + block
 
     def __post_init__(self) -> None:
+        # Another source that knows a rank does not bring back the lines of it that are missing.
         said = self.recording
-        for column in (said.requests["dp_rank"], said.decisions["dp_rank"]):
-            self.heard.update(column.drop_nulls().unique().to_list())
-        self.heard.update(x.dp_rank for x in said.incidents if x.dp_rank is not None)
+        for table in (said.requests, said.decisions):
+            mine = table.filter(pl.col("source") == self.source)["dp_rank"]
+            self.heard.update(mine.drop_nulls().unique().to_list())
+        if self.source == "scheduler_log":
+            self.heard.update(x.dp_rank for x in said.incidents if x.dp_rank is not None)
+            self.heard.update(said.seen_ranks)
+
+    @property
+    def missing_ranks(self) -> tuple[int, ...]:
+        """DP ranks of which nothing was read."""
+        return tuple(sorted(set(range(self.dp_size)) - self.heard))
 
     def _count_labels(self, run: int, forward: F64) -> None:
         """Keep first, last and number of labels of an engine run, to see the holes at the end."""
@@ -257,12 +269,12 @@ class _State:
 
     def warnings(self) -> tuple[str, ...]:
         """One line for each kind of trouble, with the lines it touched."""
-        silent = sorted(set(range(self.dp_size)) - self.heard)
+        silent = self.missing_ranks
         if silent and self.counts:
-            which = ", ".join(map(str, silent))
+            its = "its" if len(silent) == 1 else "their"
             self._note(
-                f"nothing was read of DP rank {which}: a missing file, or a rank without a single "
-                "request; its passes are counted as unknown, not idle", 0,
+                f"nothing was read of DP {name_ranks(silent)}: a missing file, or a rank without a "
+                f"single request; {its} passes are counted as unknown, not idle", 0,
             )  # fmt: skip
         holes = sum(high - low + 1 - num for low, high, num in self.labels.values())
         if holes > 0:

@@ -13,6 +13,8 @@ from pdtrace.metrics.tally import (
     Prices,
     as_seconds,
     measure_tallies,
+    note_missing,
+    note_partial,
     total,
 )
 from pdtrace.run import count_rank_passes
@@ -27,6 +29,8 @@ class BalanceTally:
 
     def __init__(self, run: Run, prices: Prices) -> None:
         self.dp_size = run.dp_size
+        self.missing_ranks = run.missing_ranks
+        self.missing, self.partial = note_missing(run), note_partial(run)
         self.passes: Counter[tuple[int, str]] = Counter()
         self.ns: Counter[tuple[int, str]] = Counter()
         self.tokens: Counter[int] = Counter()
@@ -58,21 +62,27 @@ class BalanceTally:
         return [
             *rows,
             Metric(
-                "num_prefill_passes", prefills if num_passes else None, "count", num_passes, note
+                "num_prefill_passes",
+                prefills if num_passes else None,
+                "count",
+                num_passes,
+                note or self.partial,
+                low=prefills if num_passes and self.partial else None,
             ),
             Metric(
                 "prefill_rank_seconds",
                 as_seconds(prefill_ns) if self.num_timed else None,
                 "s",
                 prefills,
-                note or (None if self.num_timed else NO_DURATION),
+                note or (self.partial if self.num_timed else NO_DURATION),
+                low=as_seconds(prefill_ns) if self.num_timed and self.partial else None,
             ),
             Metric(
                 "rank_token_imbalance_ratio",
-                most * self.dp_size / tokens if tokens else None,
+                most * self.dp_size / tokens if tokens and not self.missing else None,
                 "ratio",
                 prefills,
-                note,
+                note or self.missing,
             ),
         ]
 
@@ -81,8 +91,11 @@ class BalanceTally:
         n = sum(num.values())
         if not n:
             return []
-        is_blind = num["unknown"] > 0 and num["idle"] == 0
-        blind = "its silent passes are unknown" if is_blind else None
+        if rank in self.missing_ranks:
+            return self._missing_rank_rows(rank, n, num["unknown"])
+        # an iteration that only an unread rank ran is not among them, so 0 says nothing either
+        is_blind = num["idle"] == 0 and (num["unknown"] > 0 or self.missing is not None)
+        blind = "its silent passes are unknown" if is_blind else self.partial
         untimed = None if self.num_timed else NO_DURATION
 
         def seconds(role: str) -> float | None:
@@ -105,12 +118,30 @@ class BalanceTally:
             ),
             Metric(
                 "prefill_time_ratio",
-                self.ns[rank, "prefill"] / self.busy_ns if self.busy_ns else None,
+                self.ns[rank, "prefill"] / self.busy_ns
+                if self.busy_ns and not self.missing
+                else None,
                 "ratio",
                 n,
-                untimed,
+                untimed or self.missing,
                 rank,
             ),
+        ]
+
+    def _missing_rank_rows(self, rank: int, n: int, num_unknown: int) -> list[Metric]:
+        names = (
+            ("num_prefill_passes", "count"),
+            ("idle_rank_passes", "count"),
+            ("num_decode_passes", "count"),
+            ("num_new_tokens", "tokens"),
+            ("prefill_rank_seconds", "s"),
+            ("idle_rank_seconds", "s"),
+            ("prefill_time_ratio", "ratio"),
+        )
+        note = "nothing was read of this rank; its log, given with the others, tells it"
+        return [
+            Metric("unknown_rank_passes", num_unknown, "count", n, dp_rank=rank),
+            *(Metric(name, None, unit, 0, note, rank) for name, unit in names),
         ]
 
 

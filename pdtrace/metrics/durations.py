@@ -16,6 +16,7 @@ from pdtrace.metrics.tally import (
     Sample,
     as_seconds,
     measure_tallies,
+    note_missing,
     total,
 )
 
@@ -29,6 +30,8 @@ class DurationsTally:
     """Keeps every duration, by fusion width."""
 
     def __init__(self, run: Run, prices: Prices) -> None:
+        self.missing = note_missing(run)
+        self.dp_size = run.dp_size
         self.all = Sample()
         self.by_width: dict[int, Sample] = defaultdict(Sample)
         self.tokens: Counter[int] = Counter()
@@ -60,6 +63,9 @@ class DurationsTally:
                 f"{self.num_bounded} of {n} durations are estimates: the gap before them also "
                 "holds waiting; request time stats give them"
             )
+        if n and self.missing:
+            # such a gap may hold an iteration that was not read
+            note = "; ".join(x for x in (note, "of the iterations that were read") if x)
         rows = [
             Metric(f"iteration_seconds_{name}", self.all.quantile(share), "s", n, note)
             for name, share in QUANTILES
@@ -69,6 +75,8 @@ class DurationsTally:
             Metric("iteration_seconds_max", self.all.max(), "s", n, note),
             Metric("num_bounded_durations", self.num_bounded if n else None, "count", n, note),
         ]
+        if self.missing and self.counts:
+            return rows + self._unknown_widths()
         for width in sorted(self.by_width):
             sample = self.by_width[width]
             rows += [
@@ -97,6 +105,15 @@ class DurationsTally:
                 ),
             ]
         return rows
+
+    def _unknown_widths(self) -> list[Metric]:
+        names = [(f"iteration_seconds_{name}", "s") for name, _ in QUANTILES]
+        names += [("busy_seconds", "s"), ("num_new_tokens", "tokens")]
+        return [
+            Metric(f"{name}_width_{width}", None, unit, 0, self.missing)
+            for width in range(1, self.dp_size + 1)
+            for name, unit in names
+        ]
 
 
 FAMILIES.register("durations", DurationsTally)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pdtrace.metrics.tally import FAMILIES, NO_ITERATION, Metric, Prices, measure_tallies
+from pdtrace.metrics.tally import (
+    FAMILIES,
+    NO_ITERATION,
+    Metric,
+    Prices,
+    measure_tallies,
+    note_missing,
+    note_partial,
+)
 
 if TYPE_CHECKING:
     from pdtrace.run import Part, Run
@@ -18,6 +26,7 @@ class FusionTally:
 
     def __init__(self, run: Run, prices: Prices) -> None:
         self.dp_size = run.dp_size
+        self.missing, self.partial = note_missing(run), note_partial(run)
         self.widths: Counter[int] = Counter()
         self.num_fully_fused = 0
         self.num_events = 0
@@ -38,6 +47,9 @@ class FusionTally:
         note = None if n else NO_ITERATION
         prefilled = n - self.widths[0]
         width_sum = sum(width * count for width, count in self.widths.items())
+
+        if n and self.missing:
+            return self._rows_in_part(n)
 
         def count(name: str, value: int, rows: int) -> Metric:
             return Metric(name, value if n else None, "count", rows, note)
@@ -60,6 +72,22 @@ class FusionTally:
             ratio("grouping_confidence_mean", self.confidence, n),
         ]
 
+    def _rows_in_part(self, n: int) -> list[Metric]:
+        """Rows where ranks were not read: no iteration has a known width."""
+        names = [
+            ("num_solo_iterations", "count"),
+            ("num_fully_fused_iterations", "count"),
+            ("solo_iteration_ratio", "ratio"),
+            ("fully_fused_iteration_ratio", "ratio"),
+            ("fusion_width_mean", "ranks"),
+            *((f"num_iterations_width_{w}", "count") for w in range(1, self.dp_size + 1)),
+        ]
+        return [
+            Metric("num_iterations", n, "count", self.num_events, self.partial, low=n),
+            *(Metric(name, None, unit, n, self.missing) for name, unit in names),
+            Metric("grouping_confidence_mean", self.confidence / n, "ratio", n),
+        ]
+
 
 FAMILIES.register("fusion", FusionTally)
 
@@ -75,5 +103,7 @@ def measure_fusion(run: Run) -> list[Metric]:
     * ``fusion_width_mean``, ``…_ratio``: over the iterations with w ≥ 1; an iteration that only
       decoded (unified engines) says nothing about prefill.
     * ``grouping_confidence_mean``: mean probability that an iteration's ranks did run together.
+
+    Where nothing was read of a rank, no width is known: all but the first and the last are null.
     """
     return measure_tallies(run, [FusionTally(run, Prices())])

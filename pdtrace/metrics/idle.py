@@ -16,6 +16,7 @@ from pdtrace.metrics.tally import (
     measure_tallies,
     total,
 )
+from pdtrace.wording import name_ranks
 
 if TYPE_CHECKING:
     from pdtrace.run import EngineInfo, Part, Run
@@ -27,6 +28,7 @@ class IdleTally:
     def __init__(self, run: Run, prices: Prices) -> None:
         self.engine = run.engine
         self.dp_size = run.dp_size
+        self.missing_ranks = run.missing_ranks
         self.prices = prices
         self.num_passes = self.num_idle = self.num_unknown = self.num_untimed = 0
         self.all_ns = self.idle_ns = self.unknown_ns = 0
@@ -56,6 +58,8 @@ class IdleTally:
                 f"{self.num_unknown} of {self.num_passes} rank passes are unknown and counted as "
                 "neither idle nor busy; a complete log of an engine with DP attention tells them"
             )
+            if self.missing_ranks:
+                note += f" (nothing was read of DP {name_ranks(self.missing_ranks)})"
         known = self.num_passes - self.num_unknown
         is_told = known > 0 and not is_blind
         known_ns = self.all_ns - self.unknown_ns
@@ -67,6 +71,8 @@ class IdleTally:
             time_note = f"{self.num_untimed} idle rank passes without a duration are left out"
         seconds = as_seconds(self.idle_ns) if has_time else None
         up_to = (self.num_idle + self.num_unknown) if self.num_unknown else None
+        # unread ranks may have run iterations of their own, which no bound here would hold
+        up_to = None if self.missing_ranks else up_to
         rows = [
             Metric(
                 "idle_rank_passes",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pdtrace.metrics.tally import FAMILIES, Metric, Prices, Sample, measure_tallies
+from pdtrace.metrics.tally import FAMILIES, Metric, Prices, Sample, measure_tallies, note_partial
 
 if TYPE_CHECKING:
     from pdtrace.run import Part, Run
@@ -37,6 +37,8 @@ class LatencyTally:
 
     def __init__(self, run: Run, prices: Prices) -> None:
         self.requests = run.requests
+        only_log = (run.requests["source"] == "scheduler_log").all()
+        self.partial = note_partial(run) if only_log else None
 
     def add(self, part: Part) -> None:
         """Parts hold no requests."""
@@ -53,7 +55,14 @@ class LatencyTally:
         tells_note = None if tells else FINISHED_ONLY if n else NO_REQUESTS
         none = None if n else NO_REQUESTS
         rows = [
-            Metric("num_requests", n if n else None, "requests", seen.height, none),
+            Metric(
+                "num_requests",
+                n if n else None,
+                "requests",
+                seen.height,
+                none or self.partial,
+                low=n if n and self.partial else None,
+            ),
             Metric(
                 "num_unfinished_requests", unfinished if tells else None, "requests", n, tells_note
             ),

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from pdtrace.registry import Shelf
+from pdtrace.wording import name_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,6 +27,27 @@ NO_GROUPING = (
     "(SGLANG_LOG_FORWARD_ITERS=1) or milliseconds (SGLANG_LOG_MS=1) would give it"
 )
 NO_DURATION = "no iteration has a duration; lines with milliseconds or printed throughput give it"
+
+
+def note_missing(run: Run) -> str | None:
+    """What lacks where DP ranks were not read, and what would give it; None where all were."""
+    if not run.missing_ranks:
+        return None
+    return (
+        f"nothing was read of DP {name_ranks(run.missing_ranks)}: what all ranks did is not known; "
+        "the logs of all ranks, given together, tell it"
+    )
+
+
+def note_partial(run: Run) -> str | None:
+    """What a total lacks where DP ranks were not read; None where all were."""
+    if not run.missing_ranks:
+        return None
+    return (
+        f"at least: nothing was read of DP {name_ranks(run.missing_ranks)}; the logs of all ranks, "
+        "given together, give the total"
+    )
+
 
 MEASURED = (
     "source",
@@ -100,6 +122,8 @@ def count_unplaced(part: Part) -> tuple[int, int]:
 
     Other sources are left out: what they saw of a batch that the log also has would count twice.
     """
+    if (part.iterations["grouping"] == "span").any():
+        return 0, 0  # spans hold the log's batches too
     events = part.select("iteration", "kind", "source", "num_new_tokens")
     if not events["iteration"].null_count():
         return 0, 0

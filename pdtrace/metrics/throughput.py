@@ -15,6 +15,8 @@ from pdtrace.metrics.tally import (
     as_seconds,
     count_unplaced,
     measure_tallies,
+    note_missing,
+    note_partial,
     total,
 )
 
@@ -26,6 +28,7 @@ class ThroughputTally:
     """Adds up tokens, iteration durations and padding."""
 
     def __init__(self, run: Run, prices: Prices) -> None:
+        self.missing, self.partial = note_missing(run), note_partial(run)
         self.num_iterations = self.num_timed = 0
         self.num_unplaced = self.unplaced_tokens = 0
         self.tokens = self.timed_tokens = self.padded_size = 0
@@ -76,6 +79,8 @@ class ThroughputTally:
         busy = as_seconds(self.busy_ns) if self.num_timed else None
         span = as_seconds(sum(end - start for start, end in self.spans.values())) if n else None
         padded = self.padded_size - self.tokens
+        if self.missing and n:
+            return self._rows_in_part(span)
         span_note = f"summed over {len(self.spans)} engine starts" if len(self.spans) > 1 else none
         return [
             Metric(
@@ -108,6 +113,24 @@ class ThroughputTally:
                 n,
                 none,
             ),
+        ]
+
+    def _rows_in_part(self, span: float | None) -> list[Metric]:
+        """Rows where ranks were not read: their iterations and tokens are not among these."""
+        n, tokens = self.num_iterations, self.tokens + self.unplaced_tokens
+        names = (
+            ("busy_seconds", "s"),
+            ("busy_ratio", "ratio"),
+            ("prefill_throughput_tok_s", "tok/s"),
+            ("padded_tokens", "tokens"),
+            ("padded_token_ratio", "ratio"),
+        )
+        num = n + self.num_unplaced
+        return [
+            Metric("num_new_tokens", tokens, "tokens", num, self.partial, low=tokens),
+            Metric("num_unplaced_batches", self.num_unplaced, "count", num),
+            Metric("span_seconds", span, "s", n, self.partial, low=span),
+            *(Metric(name, None, unit, n, self.missing) for name, unit in names),
         ]
 
 

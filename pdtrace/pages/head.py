@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pdtrace.figures.survey import PREFILL, ROLE_NAMES, Survey
 from pdtrace.pages.numbers import format_ratio, format_span
 from pdtrace.pages.policy import show_text
+from pdtrace.wording import name_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +80,11 @@ def state_shares(survey: Survey) -> list[str]:
     """What the iterations alone say, where no verdict was given."""
     if not len(survey):
         return ["No iteration was rebuilt from this input."]
+    if survey.run.missing_ranks:
+        return [
+            f"What all ranks did is not known: nothing was read of DP "
+            f"{name_ranks(survey.run.missing_ranks)}."
+        ]
     known = survey.role != ROLE_NAMES.index("unknown")
     idle = (known & (survey.role != PREFILL) & (survey.role != 1)).sum()
     full = (survey.width == survey.dp_size).mean()

@@ -52,6 +52,7 @@ def join_recordings(recordings: Sequence[Recording], *, engine: EngineInfo) -> R
         counters=counters,
         incidents=tuple(i for r in recordings for i in r.incidents),
         warnings=(*(w for r in recordings for w in r.warnings), *notes),
+        seen_ranks=frozenset(rank for r in recordings for rank in r.seen_ranks),
     )
 
 

@@ -321,3 +321,79 @@ def test_counted_passes_are_those_of_the_grid(grid: list[Any], unknown: bool, dp
         )
         counted = count_rank_passes(part.events, part.iterations)
         assert counted.sort("dp_rank", "role").equals(laid_out.sort("dp_rank", "role"))
+
+
+SHARED_BY_RANKS = (
+    "num_solo_iterations",
+    "num_fully_fused_iterations",
+    "solo_iteration_ratio",
+    "fully_fused_iteration_ratio",
+    "fusion_width_mean",
+    "num_iterations_width_1",
+    "idle_rank_passes",
+    "padded_tokens",
+    "rank_token_imbalance_ratio",
+    "busy_seconds",
+    "prefill_throughput_tok_s",
+)
+
+
+def log_of_rank_0(folder: Path) -> Path:
+    """The recorded log as rank 0 alone would have written it."""
+    lines = (SAMPLES / "h100x2-off" / "server.log").read_text("utf-8").splitlines(keepends=True)
+    out = folder / "rank0.log"
+    out.write_text("".join(line for line in lines if " DP1 " not in line), "utf-8")
+    return out
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The run of rank 0's log."""
+    return load(log_of_rank_0(tmp_path_factory.mktemp("half")))
+
+
+@pytest.mark.parametrize("name", SHARED_BY_RANKS)
+def test_what_an_unread_rank_did_is_null(half: Any, name: str) -> None:
+    """A rank whose log is missing may have prefilled beside any other."""
+    row = values(half)[name]
+    assert row["value"] is None
+    assert "DP rank 1" in row["note"]
+
+
+def test_totals_of_the_read_ranks_are_lower_bounds(half: Any) -> None:
+    """Tokens and iterations of an unread rank are in no total, and the reader is told so."""
+    m = values(half)
+    for name in ("num_iterations", "num_new_tokens", "num_requests", "num_prefill_passes"):
+        assert m[name]["low"] == m[name]["value"] > 0
+        assert m[name]["high"] is None
+        assert "at least" in m[name]["note"]
+    assert of_rank(half, 1)["num_new_tokens"] is None
+    assert of_rank(half, 1)["num_prefill_passes"] is None
+
+
+def test_counters_do_not_stand_for_a_rank_s_log(tmp_path: Path) -> None:
+    """That the engine's counters know rank 1 does not tell in which iterations it prefilled."""
+    folder = SAMPLES / "h100x2-off"
+    log = log_of_rank_0(tmp_path)
+    run = load(log, *(folder / f"metrics_{when}.txt.zst" for when in ("before", "after")))
+    assert run.missing_ranks == (1,)
+    assert values(run)["fusion_width_mean"]["value"] is None
+
+
+def test_a_rank_without_requests_idled(tmp_path: Path) -> None:
+    """A rank that started up in this very log and then printed nothing was idle, not unread."""
+    lines = (SAMPLES / "h100x2-off" / "server.log").read_text("utf-8").splitlines(keepends=True)
+    log = tmp_path / "server.log"
+    kept = (s for s in lines if " DP1 " not in s or (" batch" not in s and "TimeStats(" not in s))
+    log.write_text("".join(kept), "utf-8")
+    run = load(log)
+    assert run.missing_ranks == ()
+    assert values(run)["solo_iteration_ratio"]["value"] == 1
+
+
+def test_a_batch_counts_once_where_spans_replace_the_log(tmp_path: Path) -> None:
+    """Tokens of log lines beside spans of the same batches are not added to them."""
+    spans = SAMPLES / "h100x2-off" / "spans.jsonl.gz"
+    alone, both = load(spans), load(log_of_rank_0(tmp_path), spans)
+    assert both.grouping == "span"
+    assert values(both)["num_new_tokens"]["value"] == values(alone)["num_new_tokens"]["value"]

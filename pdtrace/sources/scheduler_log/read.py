@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from pdtrace.sources.inputs import Input
     from pdtrace.sources.scheduler_log.engine import EngineFacts
 
+# Whatever a rank prints has its tag, from start-up on: it shows that its lines are in the file.
+_TAG = re.compile(rb"(?m)^\[[-0-9T:,. ]{19,32} DP(\d{1,4}) ")
+_TAGGED_BYTES = 4_000_000  # start-up is over long before
 _FOREIGN_BATCH = re.compile(rb"(?:Prefill|Decode) batch(?: \[\d+\])?[.,] #")
 
 
@@ -82,6 +85,7 @@ def read_logs(inputs: Sequence[Input], options: ReadOptions) -> Recording:
         ),
         incidents=tuple(i for s in states for i in s.incidents),
         warnings=tuple(warnings),
+        seen_ranks=frozenset(rank for s in states for rank in s.seen_ranks),
     )
 
 
@@ -108,6 +112,7 @@ def _read_file(
     unwrapper = Unwrapper.detect(source.head)
     has_foreign = False
     last = LastLine()
+    budget = _TAGGED_BYTES
     stream: Iterator[Found]
     if unwrapper is None and source.is_plain and source.num_bytes > SMALL_BYTES:
         stream = read_plain(source, last, advance)
@@ -118,6 +123,9 @@ def _read_file(
     for parsed, text, wrapped in stream:
         if not has_foreign and not parsed.ints.shape[1] and not state.num_headers:
             has_foreign = _FOREIGN_BATCH.search(text) is not None
+        if budget > 0:
+            state.seen_ranks.update(map(int, _TAG.findall(text, 0, budget)))
+            budget -= len(text)
         state.num_headers += parsed.ints.shape[1] + parsed.notes.shape[1]
         state.fold(parsed, text, wrapped)
     if last.text:

@@ -110,6 +110,7 @@ class LogState:
     num_lines: int = 0
     num_headers: int = 0
     time_range: tuple[int, int] | None = None
+    seen_ranks: set[int] = field(default_factory=set)
     _is_started: bool = False
     _since_args: bool = False
     _kinds: Counter[str] = field(default_factory=Counter)
