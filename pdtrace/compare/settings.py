@@ -128,7 +128,7 @@ def _compare_flags(a: EngineInfo, b: EngineInfo, reasons: list[str], notes: list
             if (x or y or "") not in UNSET:
                 unsaid.append(key)
         else:
-            reasons.append(f"flag {key} differs: {_short(x)} and {_short(y)}")
+            reasons.append(f"flag {key} differs: {' and '.join(_tell_apart(x, y))}")
     if unsaid:
         notes.append(f"flags that only one of both says, which may differ: {', '.join(unsaid)}")
     notes.extend(f"ignored, {why}: {', '.join(keys)}" for why, keys in ignored.items())
@@ -143,6 +143,14 @@ def select_flags(server_args: dict[str, str]) -> dict[str, str]:
         and key not in COMPARED_APART
         and not any(pattern.fullmatch(key) for _, pattern in _IGNORED)
     }
+
+
+def _tell_apart(x: str, y: str) -> tuple[str, str]:
+    """Both values short, from just before where they part if they begin alike."""
+    if _short(x) != _short(y):
+        return _short(x), _short(y)
+    begin = max(next(i for i in range(len(x) + 1) if x[: i + 1] != y[: i + 1]) - 12, 0)
+    return f"…{_short(x[begin:])}", f"…{_short(y[begin:])}"
 
 
 def _short(value: str) -> str:

@@ -13,6 +13,7 @@ from pdtrace.delayer.launches import Launches, measure_launches
 from pdtrace.delayer.load import Load, Passes, read_load, read_passes
 from pdtrace.delayer.pass_cost import PassCost, fit_pass_cost, is_blocking
 from pdtrace.delayer.rules import ReleaseRules, rules_for
+from pdtrace.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,6 +111,8 @@ def fit_engine(
         InputError: The recording does not hold what a replay needs.
         UsageError: The release has no delayer.
     """
+    if run.engine.role == "decode":
+        raise InputError("nothing to replay: this is a decode engine, which prefills nothing")
     load = read_load(requests)
     passes = read_passes(run, load)
     notes: list[str] = []

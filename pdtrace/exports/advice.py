@@ -231,4 +231,5 @@ def _sensitivity(advice: Advice) -> Section:
     )  # fmt: skip
     columns = ("turn takes", "held", "mean latency", "TTFT p99", "tok per busy s")
     setting = name_setting(advice.routings[0].on.setting)
-    return Section(f"If a turn takes longer or shorter ({setting})", columns, rows)
+    note = "Replayed at each of these lengths; the sweep draws the length from all of them."
+    return Section(f"If a turn takes longer or shorter ({setting})", columns, rows, (note,))

@@ -16,6 +16,9 @@ from pdtrace.exports.report import Report, Section
 from pdtrace.wording import UNKNOWN, in_unit, number, percent, plural
 from pdtrace.wording import change as describe_ratio
 
+# Known from the compared requests alone: no warm-up is among them.
+OF_REQUESTS = ("request_latency", "ttft", "group_makespan", "makespan", "served_throughput")
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -258,7 +261,8 @@ def _metric_section(title: str, rows: list[Compared]) -> Section:
     for r in rows:
         if _differs(r.raw[0], r.baseline) or _differs(r.raw[1], r.candidate):
             x, y = (show_value(v, r) for v in r.raw)
-            notes.append(f"{r.quantity.title}, with stalls and warm-up: {x} → {y}")
+            also = "stalls" if r.quantity.name.startswith(OF_REQUESTS) else "stalls and warm-up"
+            notes.append(f"{r.quantity.title}, with {also}: {x} → {y}")
     return Section(title, columns, cells, tuple(notes), num_texts=2)
 
 

@@ -115,9 +115,10 @@ class Input:
             try:
                 part = self._stream.read(size)
             except (EOFError, zlib.error, gzip.BadGzipFile, _DamagedError) as e:
+                unpack = "zstdcat" if str(self.path).endswith(".zst") else "zcat"
                 raise InputError(
                     "the compressed stream is cut off or damaged; copy the file again, or pipe"
-                    " what is left of it: zcat FILE | pdtrace analyze -",
+                    f" what is left of it: {unpack} FILE | pdtrace analyze -",
                     path=self.path,
                 ) from e
             except OSError as e:

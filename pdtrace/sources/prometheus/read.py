@@ -18,6 +18,7 @@ from pdtrace.sources.prometheus.scrapes import (
     measure_growth,
     put_in_order,
 )
+from pdtrace.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -84,8 +85,8 @@ def read_metrics(inputs: Sequence[Input], options: ReadOptions) -> Recording:
     growth, num_restarts = measure_growth(put_in_order(parsed))
     if num_restarts:
         warnings.append(
-            f"the engine was restarted {num_restarts} times between the scrapes; what it counted"
-            " between the last scrape before a restart and the restart is lost"
+            f"the engine was restarted {plural(num_restarts, 'time')} between the scrapes; what it"
+            " counted between the last scrape before a restart and the restart is lost"
         )
     growth, note = _choose_base(growth)
     warnings += note

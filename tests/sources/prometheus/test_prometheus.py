@@ -102,7 +102,7 @@ def test_series_of_scrapes_in_one_file(tmp_path):
     assert delays(recording) == 30 + 9
     assert recording.decisions["engine_run"].max() == 1
     assert recording.decisions["ts"].null_count() == 0
-    assert any("restarted 1 times" in w for w in recording.warnings)
+    assert any("restarted 1 time between" in w for w in recording.warnings)
 
 
 def test_waits_of_releases_that_record_them(tmp_path):
