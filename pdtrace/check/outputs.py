@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from pdtrace.check.verdicts import CheckResult, JudgedRun, Verdict
 from pdtrace.errors import OutputError, PdtraceError, UsageError
 from pdtrace.exports.writing import STDOUT, find_width, write_text
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pdtrace.exports.strip import Strip
     from pdtrace.run import Run
@@ -124,7 +125,7 @@ def write_github(result: CheckResult, strip: Strip | None, text: str = "") -> No
 
 
 @contextmanager
-def writing_errors(args: argparse.Namespace, name: str) -> Iterator[None]:
+def writing_errors(args: argparse.Namespace, names: Sequence[str]) -> Iterator[None]:
     """Within it, an error is also written wherever a result would have been.
 
     So a CI system never finds the green document of an earlier run beside a check that could not
@@ -132,17 +133,20 @@ def writing_errors(args: argparse.Namespace, name: str) -> Iterator[None]:
 
     Args:
         args: As :func:`add_output_options` declared them.
-        name: Of the run under test, as the user named it.
+        names: Of the runs under test, as the user named them; at least one.
     """
     try:
         yield
     except (OutputError, BrokenPipeError):
         raise
     except Exception as error:
-        run = JudgedRun(name, None, None, 0, 0, 0)
+        # The first is where readers of one place look: the run that could not be read.
+        blamed = getattr(error, "path", None) or ""
+        ordered = sorted(names, key=lambda name: not blamed.startswith(show(name)))
+        runs = tuple(JudgedRun(name, None, None, 0, 0, 0) for name in ordered)
         is_ours = isinstance(error, PdtraceError | OSError)
         why = str(error) if is_ours else f"internal error, {type(error).__name__}: {error}"
-        result = CheckResult(Verdict.UNMEASURED, (), (why,), (run,), None, summary=why)
+        result = CheckResult(Verdict.UNMEASURED, (), (why,), runs, None, summary=why)
         for key, target in _named(args).items():
             write_text(target, _writer_of(key)(result, None, None, 0.0))
         if args.github:

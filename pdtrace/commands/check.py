@@ -73,8 +73,9 @@ def run(args: argparse.Namespace) -> int:
 
     check_output_options(args)
     started = time.monotonic()
-    with writing_errors(args, " ".join(args.paths)):
-        rules, paths = _read_rules(args)
+    inline, paths = _part_rules(args.paths)
+    with writing_errors(args, paths or ["."]):
+        rules = _read_rules(args, inline, paths)
         baseline = _read_baseline(args)
         runs = _load(args, paths)
         if args.update_baseline:
@@ -90,19 +91,19 @@ def run(args: argparse.Namespace) -> int:
     return result.exit_code
 
 
-def _read_rules(args: argparse.Namespace) -> tuple[Rules, list[str]]:
-    """Rules from everywhere, and the arguments that are paths."""
-    from pdtrace.check.rules import (
-        Rules,
-        drop_repeated,
-        looks_like_rule,
-        parse_rule,
-        read_rules,
-    )
+def _part_rules(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments that are rules, and those that are paths."""
+    from pdtrace.check.rules import looks_like_rule
+
+    rules = [text for text in texts if looks_like_rule(text)]
+    return rules, [text for text in texts if text not in rules]
+
+
+def _read_rules(args: argparse.Namespace, inline: Sequence[str], paths: Sequence[str]) -> Rules:
+    """Rules from everywhere."""
+    from pdtrace.check.rules import Rules, drop_repeated, parse_rule, read_rules
     from pdtrace.errors import UsageError
 
-    inline = [text for text in args.paths if looks_like_rule(text)]
-    paths = [text for text in args.paths if text not in inline]
     if not paths:
         raise UsageError("name at least one log file or run directory besides the rules")
     if args.update_baseline and args.baseline is None:
@@ -111,7 +112,7 @@ def _read_rules(args: argparse.Namespace) -> tuple[Rules, list[str]]:
         raise UsageError("--update-baseline judges nothing: leave the rules out")
     found = Rules() if args.rules is None else read_rules(args.rules)
     mine = tuple(parse_rule(text) for text in (*args.rule, *inline))
-    return Rules(drop_repeated((*found.rules, *mine)), found.tiers), paths
+    return Rules(drop_repeated((*found.rules, *mine)), found.tiers)
 
 
 def _read_baseline(args: argparse.Namespace) -> Baseline | None:

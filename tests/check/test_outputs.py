@@ -115,3 +115,17 @@ def test_github_without_a_runner_prints_annotations(capsys):
     """On a developer's machine the option shows what the runner would get."""
     assert main(["check", OFF, RULE, "--github"]) == 1
     assert "\n::error file=" in capsys.readouterr().out
+
+
+def test_an_unreadable_run_is_named_without_its_rules(tmp_path):
+    """A code-scanning view that is given a rule's text as a file shows the finding nowhere."""
+    decode = str(ROOT / "sample_logs" / "h100x2-decode")
+    on = str(ROOT / "sample_logs" / "h100x2-on")
+    assert main(["check", on, decode, RULE, *name_all(tmp_path)]) == 2
+    told = json.loads((tmp_path / "json").read_text(encoding="utf-8"))
+    assert sorted(run["name"] for run in told["runs"]) == sorted([decode, on])
+    (result,) = json.loads((tmp_path / "sarif").read_text(encoding="utf-8"))["runs"][0]["results"]
+    where = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert where.endswith("sample_logs/h100x2-decode")
+    for kind in FILES:
+        assert "<=0.3" not in (tmp_path / kind).read_text(encoding="utf-8"), kind
