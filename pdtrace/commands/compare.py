@@ -55,12 +55,15 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.exports.writing import STDOUT, find_width, write_text
     from pdtrace.loading import load
     from pdtrace.reading import Waiting
+    from pdtrace.untrusted import compile_pattern
 
     outputs = {"--json": args.json, "--html": args.html, "--markdown": args.markdown}
     paths = [p for p in (args.baseline, args.candidate, args.second_baseline) if p is not None]
     if paths.count(STDOUT) > 1:
         raise UsageError("only one run can be read from standard input")
     check_outputs(outputs, paths)
+    if args.request_filter is not None:
+        compile_pattern("--request-filter", args.request_filter)  # before a long read
     with Waiting("reading the runs"):
         runs = [load(p, sources=args.sources, dp_size=args.dp_size, tz=args.tz) for p in paths]
     with Waiting("comparing them"):

@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.exports.overwriting import check_outputs
     from pdtrace.exports.writing import STDOUT, write_text
     from pdtrace.pages import load_page
+    from pdtrace.untrusted import compile_pattern
 
+    if args.request_filter is not None:
+        compile_pattern("--request-filter", args.request_filter)  # before a long read
     if args.figure is not None:
         return _write_pictures(args)
     if args.png or args.svg or args.width is not None:

@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit, sweep, and print."""
-    from pdtrace.commands.whatif import check_forecast_outputs, print_report
+    from pdtrace.commands.whatif import check_replay_arguments, print_report
     from pdtrace.delayer.replay import choose_requests, fit_engine
     from pdtrace.delayer.tuning import tune
     from pdtrace.exports.advice import build_advice_report, write_advice
     from pdtrace.reading import Waiting, read_run
     from pdtrace.sources.joining import join_requests
 
-    check_forecast_outputs(args)
+    check_replay_arguments(args)
     recorded = read_run(args)
     with Waiting("fitting the engine"):
         model = fit_engine(

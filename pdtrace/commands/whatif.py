@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.reading import Waiting, read_run
     from pdtrace.sources.joining import join_requests
 
-    check_forecast_outputs(args)
+    check_replay_arguments(args)
     if not 0 <= min(args.max_delay_passes) <= max(args.max_delay_passes) <= MOST_PASSES:
         raise UsageError(f"--max-delay-passes must lie between 0 and {MOST_PASSES:,}")
     watermark = args.token_usage_low_watermark
@@ -115,10 +115,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_forecast_outputs(args: argparse.Namespace) -> None:
-    """Raise UsageError if the outputs cannot both be written, or would replace the recording."""
+def check_replay_arguments(args: argparse.Namespace) -> None:
+    """Raise UsageError before a long read: for outputs that cannot be written, or a bad filter."""
     from pdtrace.exports.overwriting import check_outputs
+    from pdtrace.untrusted import compile_pattern
 
+    if args.request_filter is not None:
+        compile_pattern("--request-filter", args.request_filter)
     check_outputs({"--json": args.json, "--html": args.html}, args.paths)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -32,12 +31,14 @@ from pdtrace.compare.resampling import draw_weights, point_of
 from pdtrace.compare.settings import compare_settings
 from pdtrace.compare.verdicts import Compared, judge
 from pdtrace.compare.workload import compare_workloads
-from pdtrace.errors import UsageError
 from pdtrace.metrics import measure
 from pdtrace.schema import COMPARISONS
+from pdtrace.untrusted import compile_pattern
 from pdtrace.wording import plural
 
 if TYPE_CHECKING:
+    import re
+
     from numpy.typing import NDArray
 
     from pdtrace.compare.matching import Requests
@@ -171,10 +172,9 @@ def compare_runs(
     Raises:
         UsageError: The filter is not a regular expression.
     """
-    try:
-        pattern = None if request_filter is None else re.compile(request_filter)
-    except re.error as error:
-        raise UsageError(f"--request-filter is not a regular expression: {error}") from error
+    pattern = None
+    if request_filter is not None:
+        pattern = compile_pattern("--request-filter", request_filter)
     result = _compare(baseline, candidate, pattern, {})
     if second_baseline is None or not result.is_comparable:
         return result

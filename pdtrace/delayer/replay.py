@@ -7,7 +7,6 @@ is off there is part of every prediction's interval.
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
@@ -23,6 +22,7 @@ from pdtrace.delayer.records import PolicyConfig
 from pdtrace.delayer.replay_kernel import run_engine
 from pdtrace.delayer.routing import BY_NAME, assign_ranks
 from pdtrace.errors import InputError, UsageError
+from pdtrace.untrusted import compile_pattern, shorten, show
 
 __all__ = ["EngineModel", "Prediction", "Setting", "fit_engine", "predict"]
 
@@ -75,13 +75,10 @@ def choose_requests(model: EngineModel, pattern: str | None) -> NDArray[np.bool_
     """
     chosen = np.ones(len(model.load), bool)
     if pattern is not None:
-        try:
-            wanted = re.compile(pattern)
-        except re.error as e:
-            raise UsageError(f"--request-filter {pattern!r}: {e}") from None
+        wanted = compile_pattern("--request-filter", pattern)
         chosen = np.array([wanted.search(r) is not None for r in model.load.rid])
         if not chosen.any():
-            raise UsageError(f"--request-filter {pattern!r} matches no request id")
+            raise UsageError(f"--request-filter '{show(shorten(pattern))}' matches no request id")
     return chosen
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +17,7 @@ from pdtrace.compare.passes import find_touched, read_passes
 from pdtrace.compare.phases import name_phases
 from pdtrace.compare.workload import compare_workloads
 from pdtrace.figures.survey import Survey, survey_run
+from pdtrace.untrusted import compile_pattern
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +84,9 @@ def survey_pair(result: Comparison, runs: tuple[Run, Run], request_filter: str |
         runs: Baseline and candidate.
         request_filter: The regular expression that they were compared with.
     """
-    pattern = None if request_filter is None else re.compile(request_filter)
+    pattern = None
+    if request_filter is not None:
+        pattern = compile_pattern("--request-filter", request_filter)
     requests = [read_requests(run, pattern=pattern) for run in runs]
     passes = (read_passes(runs[0]), read_passes(runs[1]))
     left = right = np.zeros(0, np.int64)
