@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pdtrace
 from pdtrace import commands
 from pdtrace.errors import PdtraceError, UsageError
+from pdtrace.untrusted import MOST_SHOWN, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +72,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: It is not one.
     """
+    try:
+        return _parse(argv)
+    except UsageError as error:
+        raise UsageError(shorten_values(str(error), argv)) from None
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
     args, more = parser.parse_known_args(argv)
     # argparse takes a list of positionals only where they stand side by side
@@ -81,6 +89,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
         args.paths = [*paths, *more]
     return args
+
+
+def shorten_values(message: str, argv: Sequence[str]) -> str:
+    """A message about a command line, with the long values that it repeats cut."""
+    values = {v for word in argv for v in (word, word.partition("=")[2]) if len(v) > MOST_SHOWN}
+    for value in sorted(values, key=len, reverse=True):
+        for text in (repr(value), value):
+            message = message.replace(text, shorten(text))
+    return message
 
 
 def main(argv: Sequence[str] | None = None) -> int:

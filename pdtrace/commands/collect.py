@@ -42,6 +42,16 @@ def _mebibytes(text: str) -> int:
 _port.__name__, _seconds.__name__, _mebibytes.__name__ = "port", "seconds", "MiB"
 
 
+def _is_http(url: str) -> bool:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an address, a port beyond 65535
+        return False
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``collect``."""
     parser.add_argument(
@@ -108,11 +118,10 @@ def run(args: argparse.Namespace) -> int:
         UsageError: Options do not fit together, a port is taken, or the extra is missing.
         OutputError: The directory cannot be used, or did not keep what it was given.
     """
-    from urllib.parse import urlsplit
-
     from pdtrace.collect.settings import MAX_MESSAGE_MIB, MIB, Limits, Settings
     from pdtrace.errors import UsageError
     from pdtrace.exports.writing import STDOUT, write_text
+    from pdtrace.untrusted import shorten, show
 
     if args.max_message_mib > min(MAX_MESSAGE_MIB, args.max_queue_mib):
         raise UsageError(
@@ -120,8 +129,10 @@ def run(args: argparse.Namespace) -> int:
             f" --max-queue-mib ({args.max_queue_mib})"
         )
     for url in args.metrics_url:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise UsageError(f"--metrics-url {url}: expected http://HOST:PORT/metrics")
+        if not _is_http(url):
+            raise UsageError(
+                f"--metrics-url {show(shorten(url))}: expected http://HOST:PORT/metrics"
+            )
     for endpoint in args.fpm:
         if not endpoint.startswith(("ipc://", "tcp://")):
             raise UsageError(f"--fpm {endpoint}: expected ipc://BASE.RANK or tcp://HOST:PORT")
