@@ -136,7 +136,7 @@ def load_run(directory: str | Path) -> Run:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"not a saved run: it has no {FACTS}", path=str(folder)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot be read as a saved run: {error}", path=str(path)) from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise InputError(f"not a saved run: its format is not {FORMAT!r}", path=str(path))
@@ -168,7 +168,7 @@ def load_run(directory: str | Path) -> Run:
             # the first saved runs did not have it
             missing_ranks=tuple(int(r) for r in facts.get("missing_ranks", ())),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         message = f"damaged: {type(error).__name__}: {error}"
         raise InputError(message, path=str(path)) from error
     missing = [

@@ -144,6 +144,8 @@ def read_rules(path: str) -> Rules:
         line = int(found[1]) if found else text.count("\n") + 1
         what = str(error).partition(" (at ")[0]
         raise InputError(f"it is not TOML: {show(what)}", path=show(path), line=line) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
+        raise InputError(f"it is not TOML: {error}", path=show(path)) from error
     for key in table:
         if key not in KEYS:
             raise InputError(

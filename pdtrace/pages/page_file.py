@@ -78,7 +78,7 @@ def load_page(page: str, *, subject: str | None = None) -> Page:
         raise UsageError(f"cannot read the page {page!r}: {error}") from error
     try:
         told = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not a page: {error}", path=str(path)) from error
     _refuse_unknown("page key", told, _PAGE_KEYS)
     about = _text(told, "subject", "run")

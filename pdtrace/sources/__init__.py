@@ -177,7 +177,7 @@ def _open_directory(path: str) -> tuple[list[tuple[Input, SourceFormat]], dict[s
 def _read_server_info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return info if isinstance(info, dict) else {}
 

@@ -28,7 +28,7 @@ def _is_toml(head: bytes) -> bool:
     try:
         text = head.rpartition(b"\n")[0].decode()
         return bool(tomllib.loads(text))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError):
+    except (ValueError, RecursionError):
         return False
 
 

@@ -151,9 +151,10 @@ def _read_docker(raw: bytes) -> Piece:
     try:
         item = json.loads(raw)
         text = item["log"].encode("utf-8", "surrogatepass")
-    except (ValueError, KeyError, TypeError, AttributeError):
+        time, stream = (str(item.get(key, "")).encode() for key in ("time", "stream"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return raw, NO_TIME, b"", False
-    m = _DOCKER_TIME.match(str(item.get("time", "")).encode())
+    m = _DOCKER_TIME.match(time)
     ns = read_rfc3339(m[1], m[2], m[3]) if m and m[2] else NO_TIME
     goes_on = not text.endswith(b"\n")
-    return text[: None if goes_on else -1], ns, str(item.get("stream", "")).encode(), goes_on
+    return text[: None if goes_on else -1], ns, stream, goes_on
