@@ -399,3 +399,39 @@ def test_an_unread_rank_is_not_compared(rank_0_log: Path) -> None:
                  "fusion_width_mean", "prefill_throughput_tok_s"):  # fmt: skip
         assert rows[name]["verdict"] == "unmeasured"
         assert "nothing was read of DP rank 1" in rows[name]["note"]
+
+
+@pytest.mark.parametrize("names", [("", ""), ("server.log", "server.log")])
+@pytest.mark.parametrize("command", [("analyze",), ("export", "metrics"), ("tune",)])
+def test_two_recordings_are_not_one_engine(
+    names: tuple[str, str], command: tuple[str, ...]
+) -> None:
+    """Two engines' recordings as one give fusion, idle time and throughput of neither."""
+    samples = ROOT / "sample_logs"
+    paths = [samples / "h100x2-off" / names[0], samples / "h100x2-on" / names[1]]
+    done = pdtrace_cli(*command, *paths)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert all(str(path) in line for path in paths)
+    assert "pdtrace compare" in line
+
+
+def test_files_of_the_ranks_of_one_engine_are_one(tmp_path: Path) -> None:
+    """Ranks on two nodes each start and log by themselves; together they are the engine."""
+    lines = (ROOT / "sample_logs" / "h100x2-off" / "server.log").read_text("utf-8").splitlines(True)
+    for rank, other in ((0, 1), (1, 0)):
+        kept = (line for line in lines if f" DP{other} " not in line)
+        (tmp_path / f"rank{rank}.log").write_text("".join(kept), "utf-8")
+    done = pdtrace_cli("analyze", tmp_path / "rank0.log", tmp_path / "rank1.log", "--json", "-")
+    metrics = json.loads(done.stdout)["metrics"]
+    assert metrics["num_fully_fused_iterations"]["value"] == 84
+    assert metrics["num_iterations"]["value"] == 381
+
+
+def test_a_rank_keeps_its_name_in_a_crowded_table(rank_0_log: Path) -> None:
+    """A table of ranks without their numbers tells nothing."""
+    done = pdtrace_cli("analyze", rank_0_log)
+    assert re.search(r"^  rank 0 +239 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^  rank 1 +– ", done.stdout, re.MULTILINE)
+    assert max(map(len, done.stdout.splitlines())) <= 100

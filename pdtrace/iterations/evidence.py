@@ -306,6 +306,10 @@ def _label_shifts(evidence: Evidence, lines: I64, label: I64, t: F64, note: Note
     num = int(evidence.file.max()) + 1
     file = evidence.file[lines]
     shift = labels.measure_clock_offsets(label, t, file, num)
+    for f in np.flatnonzero(np.isnan(shift)):
+        note(f"the iteration labels of file {f + 1} recur at other times than in the others: it is "
+             "of another recording; it was kept apart", int((file == f).sum()))  # fmt: skip
+    shift = labels.keep_apart(label, file, shift)
     # Whole seconds cannot tell clocks apart, and skew within an iteration is no clock error.
     if float(evidence.resolution[lines].max()) > COARSE_S:
         shift[np.abs(shift) < 1.5] = 0.0

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
+FAR_S = 60.0  # clocks of one engine's nodes may differ by a time zone, but then always by the same
+DRIFT_S = 2.0
+
 
 def correct_shifted_labels(label: I64, t: F64, rank: I64, pass_s: float) -> tuple[I64, F64]:
     """True forward numbers for 0.5.10 and 0.5.11, which print the counter at result time.
@@ -84,6 +87,10 @@ def measure_clock_offsets(label: I64, t: F64, file: I64, num_files: int) -> F64:
     Args:
         label, t, file: Label, time in seconds and file of each line.
         num_files: Files; those that share no label with the biggest keep 0.
+
+    Returns:
+        Seconds; nan where the differences are far from one another: the labels are of another
+        recording, whatever its clock said.
     """
     shift = np.zeros(num_files)
     if num_files < 2:
@@ -97,5 +104,16 @@ def measure_clock_offsets(label: I64, t: F64, file: I64, num_files: int) -> F64:
         other, first = np.unique(label[file == f], return_index=True)
         both, x, y = np.intersect1d(own, other, return_indices=True)
         if len(both):
-            shift[f] = float(np.median(own_t[x] - t[file == f][first][y]))
+            apart = own_t[x] - t[file == f][first][y]
+            shift[f] = float(np.median(apart))
+            if abs(shift[f]) > FAR_S and float(np.median(np.abs(apart - shift[f]))) > DRIFT_S:
+                shift[f] = np.nan
     return shift
+
+
+def keep_apart(label: I64, file: I64, shift: F64) -> F64:
+    """Give the files whose shift is nan labels of their own, in place, and leave their times."""
+    step = int(label.max()) + 1
+    for f in np.flatnonzero(np.isnan(shift)):
+        label[file == f] += step * int(f + 1)
+    return np.nan_to_num(shift, nan=0.0)

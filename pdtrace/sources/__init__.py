@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pdtrace.errors import InputError, UsageError
 from pdtrace.sources.formats import FORMATS, ReadOptions, SourceFormat, recognise
 from pdtrace.sources.inputs import Input
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,12 +50,14 @@ def read(
     for name in sources or ():
         FORMATS[name]
     inputs: list[_Wanted] = []
+    owners: dict[str, str] = {}
     server_info: dict[str, Any] = {}
     try:
         for path in paths:
             if path != "-" and Path(path).is_dir():
                 found, info = _open_directory(path)
                 inputs += [(source, kind, False) for source, kind in found]
+                _refuse_second(path, {kind.name for _, kind in found}, owners)
                 server_info |= info
             else:
                 inputs.append((*_open_file(path), True))
@@ -66,6 +69,26 @@ def read(
     finally:
         for source, _, _ in inputs:
             source.close()
+
+
+def _refuse_second(path: str, kinds: set[str], owners: dict[str, str]) -> None:
+    """Refuse a second run directory; one a node holds logs alone, so those are left to the reader.
+
+    Args:
+        path: A directory.
+        kinds: Formats found in it.
+        owners: Format → the directory before it that holds one; filled in.
+
+    Raises:
+        UsageError: Two directories hold what there is once for a whole engine.
+    """
+    for kind in sorted(kinds & {"otel_spans", "prometheus", "client_log", "server_info"}):
+        first = owners.setdefault(kind, path)
+        if first != path:
+            raise UsageError(
+                f"{show(first)} and {show(path)} are two recordings; set them side by side: "
+                f"pdtrace compare {show(first)} {show(path)}, or pdtrace dashboard --page fleet"
+            )
 
 
 def _read_wanted(wanted: Sequence[_Wanted], options: ReadOptions) -> Recording:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pdtrace.iterations.labels import (
     correct_shifted_labels,
+    keep_apart,
     measure_clock_offsets,
     number_repeats,
 )
@@ -74,3 +75,16 @@ def test_clock_offset_is_the_median_over_shared_labels():
     t = np.array([0.0, 1.0, 2.0, 5.0, 6.0, 9.0])
     file = np.array([0, 0, 0, 1, 1, 1])
     assert measure_clock_offsets(label, t, file, 2).tolist() == [0.0, -5.0]
+
+
+def test_only_a_constant_difference_is_a_clock():
+    """Labels that another recording repeats at other times must not move its lines by minutes."""
+    label, file = np.tile(np.arange(6), 2), np.repeat([0, 1], 6)
+    own = np.arange(6.0)
+    zone = measure_clock_offsets(label, np.r_[own, own + 3600.0], file, 2)
+    assert zone.tolist() == [0.0, -3600.0]
+    other = measure_clock_offsets(label, np.r_[own, 966.0 + 7 * own], file, 2)
+    assert np.isnan(other[1])
+    kept = label.copy()
+    assert keep_apart(kept, file, other).tolist() == [0.0, 0.0]
+    assert not set(kept[file == 0]) & set(kept[file == 1])

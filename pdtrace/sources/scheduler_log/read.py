@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pdtrace.errors import InputError
+from pdtrace.errors import InputError, UsageError
 from pdtrace.run import EngineInfo, Recording, SourceFile
 from pdtrace.schema import DECISIONS, REQUESTS
 from pdtrace.sources.scheduler_log import server_args as sa
@@ -24,6 +24,7 @@ from pdtrace.sources.scheduler_log.reference import EMBEDDED
 from pdtrace.sources.scheduler_log.state import LogState
 from pdtrace.sources.scheduler_log.wrappers import Unwrapper
 from pdtrace.sources.spill import EventChunks
+from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,7 @@ def read_logs(inputs: Sequence[Input], options: ReadOptions) -> Recording:
                 skipped={k: v for k, v in state.skipped.items() if v},
             )
         )
+    _refuse_other_recordings(states, files)
     engine, warnings = _join_engine(states, files, options)
     events = EventChunks([s.spill for s in states])
     return Recording(
@@ -166,6 +168,41 @@ def _check(source: Input, state: LogState, *, has_foreign: bool) -> None:
         " '[2026-05-28 03:21:01 DP0 TP0] Prefill batch, #new-seq: 1, ...'",
         path=source.path,
     )
+
+
+def _refuse_other_recordings(states: Sequence[LogState], files: Sequence[SourceFile]) -> None:
+    """Two logs that each start an engine and hold batches of the same ranks are two recordings.
+
+    Logs of ranks, of nodes and rotated ones share no rank, differ in ``node_rank``, or have one
+    start.
+    """
+    for j, b in enumerate(states):
+        for i, a in enumerate(states[:j]):
+            first, second = _first_with_prefill(a.facts), _first_with_prefill(b.facts)
+            if (
+                not (first.settings and second.settings)
+                or first.settings.get("node_rank") != second.settings.get("node_rank")
+                or not (first.num_prefill and second.num_prefill)
+                or not a.rank_state.dp_ranks & b.rank_state.dp_ranks
+            ):
+                continue
+            names = show(files[i].path), show(files[j].path)
+            if names[0] == names[1]:
+                raise UsageError(f"{names[0]} is named twice")
+            remedy = (
+                f"set them side by side: pdtrace compare {names[0]} {names[1]}, or pdtrace "
+                "dashboard --page fleet"
+            )
+            if not first.differences(second):
+                remedy += f"; one engine that was restarted: cat {names[0]} {names[1]} | pdtrace …"
+            raise UsageError(
+                f"{names[0]} and {names[1]} each start an engine and hold the same DP ranks: two "
+                f"recordings; {remedy}"
+            )
+
+
+def _first_with_prefill(facts: Sequence[EngineFacts]) -> EngineFacts:
+    return next((f for f in facts if f.num_prefill), facts[0])
 
 
 def _last_with_prefill(facts: Sequence[EngineFacts]) -> EngineFacts:
