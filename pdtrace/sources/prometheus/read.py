@@ -18,6 +18,7 @@ from pdtrace.sources.prometheus.scrapes import (
     measure_growth,
     put_in_order,
 )
+from pdtrace.untrusted import show
 from pdtrace.wording import plural
 
 if TYPE_CHECKING:
@@ -64,7 +65,12 @@ def read_metrics(inputs: Sequence[Input], options: ReadOptions) -> Recording:
         if parser.num_bad:
             warnings.append(
                 f"{source.path}:{parser.first_bad}: {parser.num_bad} damaged samples were left out"
-                " (this is the first)"
+                f" (this is the first{f', of {show(parser.bad_name)}' if parser.bad_name else ''})"
+            )
+        if parser.num_odd_times:
+            warnings.append(
+                f"{source.path}:{parser.first_odd_time}: times that cannot be true"
+                f" ({parser.num_odd_times} in all, this is the first) were taken as not given"
             )
         if not scrapes:
             raise InputError(

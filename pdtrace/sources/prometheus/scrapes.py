@@ -21,6 +21,9 @@ PREFIX = "sglang:"
 MAX_SERIES = 2_000_000
 MAX_SCRAPES = 256
 """A longer series is thinned out: it only dates the growth more finely."""
+MOST_COUNTED = 2**53
+"""From there on a floating-point number does not count by ones."""
+EARLIEST, LATEST = 10**18, 4 * 10**18  # 2001 and 2096, in nanoseconds since the epoch
 _SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+(-?\d+))?\s*$")
 _LABEL = re.compile(r'\s*(\w+)="((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _SUFFIXES = ("_sum", "_count", "_bucket")
@@ -54,6 +57,9 @@ class Parser:
         source_id: Index of the file among the reader's.
         scrapes: Those found so far.
         num_lines, num_bad, first_bad: Lines; damaged samples, and the line of the first.
+        bad_name: The series of that, where it can be told.
+        num_odd_times, first_odd_time: Times that are none of this century, and the line of the
+            first; a scrape with such a time is undated.
     """
 
     source_id: int
@@ -61,6 +67,9 @@ class Parser:
     num_lines: int = 0
     num_bad: int = 0
     first_bad: int = 0
+    bad_name: str = ""
+    num_odd_times: int = 0
+    first_odd_time: int = 0
     types: dict[str, str] = field(default_factory=dict)
     next_ts: int | None = None
     keys: dict[Key, Key] = field(default_factory=dict)
@@ -81,13 +90,14 @@ class Parser:
         value = _read_value(found.group(3)) if found and is_counter else 0.0
         if found is None or value is None or labels is None:
             self.num_bad += 1
-            self.first_bad = self.first_bad or self.num_lines
+            if self.num_bad == 1:
+                self.first_bad, self.bad_name = self.num_lines, found.group(1) if found else ""
             return
         if not self.scrapes:
             self._start()
         scrape = self.scrapes[-1]
         if found.group(4) and scrape.ts is None:
-            scrape.ts = int(found.group(4)[:15]) * 1_000_000
+            scrape.ts = self._take_time(int(found.group(4)[:15]) * 1_000_000)
         name = found.group(1)
         said = dict(labels)
         if "pid" in said:
@@ -112,7 +122,7 @@ class Parser:
         if line.startswith("# EOF"):
             self.types.clear()
         elif len(words) >= 3 and words[1] == "scraped":
-            self.next_ts = _read_time(words[2])
+            self.next_ts = self._take_time(_read_time(words[2]))
             self.types.clear()
         elif len(words) >= 4 and words[1] == "TYPE":
             # each metric is declared once a scrape, so a second time is the next scrape
@@ -121,6 +131,14 @@ class Parser:
             if not self.types:
                 self._start()
             self.types[words[2]] = words[3].strip()
+
+    def _take_time(self, ts: int | None) -> int | None:
+        """A time as it is, or None for one that no engine of this century was scraped at."""
+        if ts is None or EARLIEST <= ts <= LATEST:
+            return ts
+        self.num_odd_times += 1
+        self.first_odd_time = self.first_odd_time or self.num_lines
+        return None
 
     def _start(self) -> None:
         if len(self.scrapes) >= MAX_SCRAPES:
@@ -134,7 +152,7 @@ def _read_value(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and 0 <= value < 1e18 else None
+    return value if math.isfinite(value) and 0 <= value <= MOST_COUNTED else None
 
 
 def _read_time(text: str) -> int | None:

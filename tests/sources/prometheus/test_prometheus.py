@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdtrace.errors import InputError
+from pdtrace.loading import load
 from pdtrace.sources import read
 from pdtrace.sources.prometheus import scrapes
 from pdtrace.sources.prometheus.scrapes import Scrape, measure_growth
@@ -197,3 +199,42 @@ def test_a_long_series_is_thinned_out(tmp_path, monkeypatch):
     assert delays(recording) == 3 * 39
     assert recording.decisions["engine_run"].max() == 2
     assert recording.decisions.height < 50
+
+
+@pytest.mark.parametrize(
+    "value", ["-1.0", "1e19", "9223372036854775808", "1.7e308", "nan", "+Inf", "-0.5"]
+)
+def test_a_count_that_cannot_be_is_left_out_by_name(tmp_path, value):
+    """One damaged series must cost neither the run nor the other series."""
+    text = exposition({DELAY: 5, NONE: 7})
+    bad = text.replace(" 7.0", f" {value}")
+    recording = read([write(tmp_path, metrics_after=bad)])
+    assert delays(recording) == 5
+    assert recording.decisions["count"].sum() == 5
+    (warning,) = (w for w in recording.warnings if "damaged" in w)
+    assert warning.startswith(f"{tmp_path}/metrics_after.txt:5: 1 damaged")
+    assert NAME in warning
+
+
+@pytest.mark.parametrize("stamp", ["-99999999999999", "253402300800000", "16725225600000", "1"])
+@pytest.mark.parametrize("where", ["sample", "comment"])
+def test_a_time_that_cannot_be_is_taken_as_not_given(tmp_path, stamp, where):
+    """Counts of an exporter with a wrong clock are still counts."""
+    texts = [exposition({DELAY: 5}), exposition({DELAY: 50})]
+    if where == "sample":
+        texts = [text.replace(".0\n", f".0 {stamp}\n") for text in texts]
+    else:
+        texts = [f"# scraped 9999-01-0{k}T00:00:00Z\n{text}" for k, text in enumerate(texts, 1)]
+    recording = read([write(tmp_path, metrics_before=texts[0], metrics_after=texts[1])])
+    assert delays(recording) == 50
+    assert recording.counters["start"].null_count() == recording.counters.height
+    assert sum("times that cannot be true" in w for w in recording.warnings) == 2
+
+
+def test_a_given_number_of_ranks_holds_against_what_metrics_name(tmp_path):
+    """Metrics of another engine beside the log name ranks that this one has not."""
+    text = "".join(exposition({DELAY: 5}, rank=rank) for rank in (0, 1, 500, 999))
+    shutil.copy(SAMPLES / "h100x2-on" / "server.log", tmp_path)
+    run = load(write(tmp_path, metrics_after=text), dp_size=2)
+    assert run.dp_size == 2
+    assert run.iterations["num_unknown_ranks"].max() == 0
