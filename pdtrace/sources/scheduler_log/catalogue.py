@@ -39,6 +39,9 @@ PREFILL, DECODE = 0, 1
 INT, FLOAT, USAGE, SKIP = range(4)
 """Kinds of cell: integer, number with decimals, share of a pool (the largest counts), not used."""
 
+MOST_USAGE = 1.5
+"""A share of a pool above this, or below 0, is no share: it is as if it were not printed."""
+
 
 @dataclass(frozen=True)
 class Field:

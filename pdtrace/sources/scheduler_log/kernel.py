@@ -41,6 +41,7 @@ _NUM_FIELDS = len(cat.FIELDS)
 _FIRST_CODE_TORN = np.int64(cat.TORN)
 _CODE_ACCESS = np.int64(cat.ACCESS)
 _CODE_TRACEBACK = np.int64(cat.TRACEBACK)
+_MOST_USAGE = np.float64(cat.MOST_USAGE)
 _LINE, _TS, _DP, _TP, _PP = cat.LINE, cat.TS, cat.DP, cat.TP, cat.PP
 _LABEL, _KIND, _SEEN, _TOKENS = cat.LABEL, cat.KIND, cat.SEEN, cat.NEW_TOKENS
 _HAS_MS, _HAS_DOT = np.int64(cat.HAS_MS), np.int64(cat.HAS_DOT)
@@ -308,7 +309,7 @@ def _parse(buf: F, words: F, i: F, n: F, ints: F, floats: F, notes: F, following
                         x = np.float64(value) / _POWERS[places]
                         if kind_of == 1:
                             throughput = x
-                        elif not usage >= x:
+                        elif 0 <= x <= _MOST_USAGE and not usage >= x:
                             usage = x
                     else:
                         is_valid = False

@@ -127,7 +127,7 @@ def parse_batch(text: bytes, head: Head) -> tuple[list[int], list[float]] | str 
             x = value / 10 ** max(places, 0)
             if kind == cat.FLOAT:
                 throughput = x
-            elif not usage >= x:
+            elif 0 <= x <= cat.MOST_USAGE and not usage >= x:
                 usage = x
     is_decode = m[1] == b"Decode"
     if not is_decode and ints[cat.NEW_TOKENS] == cat.ABSENT:

@@ -36,6 +36,21 @@ def test_kernel_equals_reference_on_all_declared_lines():
     assert slow.ints.shape[1] > 250
 
 
+@pytest.mark.parametrize(
+    ("printed", "read"),
+    [(b"0.00", 0), (b"1.00", 1), (b"1.05", 1.05), (b"-0.01", None), (b"90000000000000", None),
+     (b"99999999999999999999", None), (b"17.00", None)],
+)  # fmt: skip
+def test_a_usage_that_cannot_be_is_unknown(printed, read):
+    """No pool is 17 times full; drawn as a share it would hide every other."""
+    line = prefill_line().encode().replace(b"token usage: 0.25", b"token usage: " + printed)
+    slow, fast = read_both(line)
+    assert slow.is_same(fast)
+    at = catalogue.FLOAT_FIELDS.index("token_usage")
+    (usage,) = slow.floats[at]
+    assert np.isnan(usage) if read is None else usage == read
+
+
 @st.composite
 def mutated_lines(draw):
     """Real lines, each with some bytes replaced, removed, doubled or moved into another line."""
