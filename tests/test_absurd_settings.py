@@ -49,3 +49,14 @@ def test_a_bound_without_waits_has_no_episodes(tmp_path, bound):
     ledger = build_ledger(run)
     assert len(ledger.episodes) == 0
     assert ledger.reason is not None
+
+
+@pytest.mark.parametrize("bound", ["2147483648", "4294967297", "99999999999999999999"])
+def test_a_bound_that_no_engine_counts_to_is_not_told(tmp_path, bound, capsys):
+    """Guards the ledger, whose passes are counted up to the bound."""
+    path = write_log(tmp_path, "max_delay_passes", bound)
+    run = pdtrace.load(path)
+    assert run.engine.delayer.enabled
+    assert run.engine.delayer.max_delay_passes is None
+    assert main(["analyze", str(path)]) == 0, capsys.readouterr().err
+    assert main(["export", "delay-episodes", str(path), "-o", str(tmp_path / "x.csv")]) == 0

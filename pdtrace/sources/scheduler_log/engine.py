@@ -10,6 +10,7 @@ from pdtrace.sources.scheduler_log import catalogue as cat
 from pdtrace.sources.scheduler_log import server_args as sa
 from pdtrace.sources.scheduler_log.releases import ReleaseRange
 
+MOST_DELAY_PASSES = 2**31 - 1  # a larger bound is as if not told; tables count passes in 32 bits
 _SETTING = re.compile(r"(\w+)=(\S+?)(?=,? |,?$)")
 _COMPARED = (
     "model_path", "tp_size", "dp_size", "attn_dp_size", "ep_size", "pp_size",
@@ -109,9 +110,10 @@ class EngineFacts:
             "queue_min_ratio": s.get("prefill_delayer_queue_min_ratio", ""),
             "max_delay_ms": s.get("prefill_delayer_max_delay_ms", ""),
         }
+        bound = sa.read_int(source, "max_delay_passes")
         return DelayerInfo(
             enabled=True,
-            max_delay_passes=sa.read_int(source, "max_delay_passes"),
+            max_delay_passes=None if bound is None or bound > MOST_DELAY_PASSES else bound,
             token_usage_low_watermark=sa.read_float(source, "token_usage_low_watermark"),
             queue_min_ratio=sa.read_float(source, "queue_min_ratio"),
             max_delay_ms=sa.read_float(source, "max_delay_ms"),
