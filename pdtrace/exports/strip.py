@@ -57,14 +57,16 @@ def find_worst_stretch(run: Run, length: int) -> Strip | None:
     matter.
 
     Returns:
-        The first such stretch, or None if no rank idled.
+        The first such stretch, or None if no rank idled, or if it is most of the run anyway.
     """
     best_loss, best = (0, 0), None
+    num_iterations = 0
     held: list[Part] = []
     for part in run:
         tail = pl.concat([ITERATIONS.empty(), *(p.iterations for p in held)]).tail(length - 1)
         iterations = pl.concat([tail, part.iterations])
         held.append(part)
+        num_iterations += part.iterations.height
         loss, at = _worst_window(iterations, length)
         if loss > best_loss:
             best_loss = loss
@@ -72,7 +74,9 @@ def find_worst_stretch(run: Run, length: int) -> Strip | None:
             best = stretch, pl.concat([_passes_of(stretch, p) for p in held])
         while len(held) > 1 and sum(p.iterations.height for p in held[1:]) >= length - 1:
             held.pop(0)
-    return None if best is None else _draw(run, *best)
+    if best is None or 2 * best[0].height > num_iterations:
+        return None
+    return _draw(run, *best)
 
 
 def _passes_of(stretch: pl.DataFrame, part: Part) -> pl.DataFrame:

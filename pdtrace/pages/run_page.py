@@ -53,17 +53,10 @@ def render_page(
         facts=tuple(tell_facts(run, survey)),
         verdict=tuple(verdict) or tuple(state_shares(survey)),
         numbers=collect_numbers(metrics),
-        worst=_single_out(worst, len(survey)),
+        worst=None if worst is None else (worst.first, worst.last, strip_heading(worst)),
         warnings=tuple(run.warnings),
     )
     return render(told, content)
-
-
-def _single_out(worst: Strip | None, num_iterations: int) -> tuple[int, int, str] | None:
-    """The worst stretch, unless it is most of the run anyway."""
-    if worst is None or 2 * (worst.last - worst.first + 1) > num_iterations:
-        return None
-    return worst.first, worst.last, strip_heading(worst)
 
 
 def collect_numbers(metrics: pl.DataFrame) -> dict[str, Number]:
