@@ -226,7 +226,7 @@ DECISIONS = Table(
 
 REQUESTS = Table(
     "requests",
-    "one request",
+    "one request as one source knows it: a request that several sources know has a row of each",
     (
         Column("rid", pl.String, "request id, as the engine logged it (untrusted text)"),
         Column("source", pl.Enum(SOURCES), "which kind of input it was read from"),
