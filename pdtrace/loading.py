@@ -10,6 +10,7 @@ import polars as pl
 from pdtrace.errors import NothingMeasuredError, UsageError
 from pdtrace.run import Recording, Run
 from pdtrace.saved_run import is_saved_run, load_run
+from pdtrace.wording import name_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +76,7 @@ def load(
             return _explain(run)
         from pdtrace.iterations import build_run  # noqa: PLC0415 (compiled kernels: slow to import)
 
-        return _explain(build_run(as_recording(run), dp_size=dp_size))
+        return _explain(_check_size(build_run(as_recording(run), dp_size=dp_size), dp_size))
 
     from pdtrace.iterations import build_run  # noqa: PLC0415 (likewise)
     from pdtrace.sources import read  # noqa: PLC0415 (likewise)
@@ -83,7 +84,29 @@ def load(
     recording = read(
         [str(p) for p in paths], sources=sources, dp_size=dp_size, tz=tz, progress=progress
     )
-    return _explain(build_run(recording, dp_size=dp_size))
+    return _explain(_check_size(build_run(recording, dp_size=dp_size), dp_size))
+
+
+def _check_size(run: Run, given: int | None) -> Run:
+    """Hold the number of ranks that was given against what the input says.
+
+    Raises:
+        UsageError: There are more ranks in it.
+    """
+    from pdtrace.sources.scheduler_log.server_args import count_dp_ranks  # noqa: PLC0415 (likewise)
+
+    if given is None:
+        return run
+    if run.dp_size > given:
+        raise UsageError(
+            f"--dp-size {given}: the input has batches of DP rank {run.dp_size - 1}, so the engine "
+            f"has {run.dp_size} ranks or more"
+        )
+    printed = count_dp_ranks(run.engine.server_args)
+    if printed is None or printed == given:
+        return run
+    note = f"--dp-size {given} is used, though the engine's own server_args say {printed}"
+    return replace(run, warnings=(note, *run.warnings))
 
 
 def _explain(run: Run) -> Run:
@@ -148,6 +171,17 @@ def compare_sources(run: Run) -> Run:
             others["times alone"] = times, False
     table = check_agreement(run, join_requests(run.requests), others)
     return replace(run, agreement=table)
+
+
+def reason_against_replay(run: Run) -> NothingMeasuredError | None:
+    """Why the load of a run cannot be replayed, as the error to end with; None if it can."""
+    if not run.missing_ranks or run.grouping == "span":
+        return None
+    why = (
+        f"nothing was read of DP {name_ranks(run.missing_ranks)}, and so of the load only a part: "
+        "name the logs of all ranks together, or the spans"
+    )
+    return NothingMeasuredError(why, path=run.files[0].path if run.files else None)
 
 
 def reason_for_nothing(run: Run) -> NothingMeasuredError | None:

@@ -18,8 +18,12 @@ import pytest
 
 import pdtrace
 from pdtrace.__main__ import find_commands, main
+from pdtrace.exports.report import build_report
+from pdtrace.exports.strip import find_worst_stretch
+from pdtrace.exports.terminal import render_terminal
+from pdtrace.metrics import measure
 from pdtrace.run import DelayerInfo, EngineInfo, Incident
-from pdtrace.saved_run import save_run
+from pdtrace.saved_run import load_run, save_run
 
 _spec = importlib.util.spec_from_file_location(
     "hand_counted", Path(__file__).parent / "metrics" / "hand_counted.py"
@@ -178,9 +182,14 @@ def test_verdict_comes_first(saved: Path) -> None:
 
 def test_strip_shows_the_roles(saved: Path) -> None:
     """The strip's characters are the roles, rank by rank, iteration by iteration."""
-    out = pdtrace_cli("analyze", saved).stdout
-    assert "  rank 0  ██·███·███·█\n" in out
-    assert "  rank 1  ·██··██··██·\n" in out
+    run = load_run(saved)  # ██·███·███·█ and ·██··██··██·
+    strip = find_worst_stretch(run, 6)
+    assert strip is not None
+    assert (strip.first, strip.last) == (2, 7)
+    assert strip.rows == {0: "·███·█", 1: "█··██·"}
+    assert find_worst_stretch(run, 7) is None
+    report = build_report(run, measure(run), strip_length=6)
+    assert "  rank 0  ·███·█\n" in render_terminal(report)
 
 
 def test_json_keeps_the_promise(saved: Path, tmp_path: Path) -> None:
@@ -435,3 +444,20 @@ def test_a_rank_keeps_its_name_in_a_crowded_table(rank_0_log: Path) -> None:
     assert re.search(r"^  rank 0 +239 ", done.stdout, re.MULTILINE)
     assert re.search(r"^  rank 1 +– ", done.stdout, re.MULTILINE)
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("command", ["tune", "whatif"])
+def test_a_part_of_the_load_is_not_replayed(rank_0_log: Path, command: str) -> None:
+    """A prediction from one rank's requests would promise what the engine cannot keep."""
+    options = ("--max-delay-passes", "30") if command == "whatif" else ()
+    done = pdtrace_cli(command, rank_0_log, *options)
+    assert done.returncode == 2
+    assert "nothing was read of DP rank 1" in done.stderr
+
+
+def test_a_worst_stretch_is_no_whole_run() -> None:
+    """A stretch of most of the run says no more than the run, so it is left out."""
+    done = pdtrace_cli("analyze", ROOT / "sample_logs" / "h100x2-on-watermark" / "server.log")
+    assert "Worst stretch" not in done.stdout
+    done = pdtrace_cli("analyze", ROOT / "sample_logs" / "h100x2-off" / "server.log")
+    assert "Worst stretch" in done.stdout

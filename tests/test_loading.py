@@ -9,6 +9,7 @@ import pytest
 
 import pdtrace
 from pdtrace.__main__ import main
+from pdtrace.errors import UsageError
 from pdtrace.loading import reason_for_nothing
 
 LINES = sorted((Path(__file__).parent / "data" / "lines").glob("*.log"))
@@ -41,3 +42,14 @@ def test_other_ranks_rebuild_a_saved_run(tmp_path: Path) -> None:
     assert wider.events["event_id"].equals(run.events["event_id"])
     assert reason_for_nothing(wider) is None
     assert wider.rank_passes.height == wider.iterations.height * wider.dp_size
+
+
+def test_a_given_size_is_held_against_the_input() -> None:
+    """A size that contradicts the engine's own settings is not taken without a word."""
+    log = Path(__file__).parents[1] / "sample_logs" / "h100x2-off" / "server.log"
+    assert pdtrace.load(log, dp_size=4).warnings[0] == (
+        "--dp-size 4 is used, though the engine's own server_args say 2"
+    )
+    assert not [w for w in pdtrace.load(log, dp_size=2).warnings if "--dp-size" in w]
+    with pytest.raises(UsageError, match=r"--dp-size 1: .* DP rank 1"):
+        pdtrace.load(log, dp_size=1)

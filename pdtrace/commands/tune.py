@@ -30,11 +30,14 @@ def run(args: argparse.Namespace) -> int:
     from pdtrace.delayer.replay import choose_requests, fit_engine
     from pdtrace.delayer.tuning import tune
     from pdtrace.exports.advice import build_advice_report, write_advice
+    from pdtrace.loading import reason_against_replay
     from pdtrace.reading import Waiting, read_run
     from pdtrace.sources.joining import join_requests
 
     check_replay_arguments(args)
     recorded = read_run(args)
+    if (why := reason_against_replay(recorded)) is not None:
+        raise why
     with Waiting("fitting the engine"):
         model = fit_engine(
             recorded, join_requests(recorded.requests), engine_version=args.engine_version

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from pdtrace.errors import UsageError
     from pdtrace.exports.forecast import build_forecast_report, write_forecast
+    from pdtrace.loading import reason_against_replay
     from pdtrace.reading import Waiting, read_run
     from pdtrace.sources.joining import join_requests
 
@@ -77,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     if watermark is not None and not 0 <= watermark <= 1:
         raise UsageError("--token-usage-low-watermark must lie between 0 and 1")
     recorded = read_run(args)
+    if (why := reason_against_replay(recorded)) is not None:
+        raise why
     with Waiting("fitting the engine"):
         model = fit_engine(
             recorded, join_requests(recorded.requests), engine_version=args.engine_version
