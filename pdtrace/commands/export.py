@@ -4,7 +4,8 @@ WHAT is a table (events, iterations, rank-passes, requests, request-stages, dela
 decisions, metrics), perfetto or otlp. PATH is what analyze takes. In tables durations are seconds
 (columns named _s), times ISO 8601 in UTC. The table requests has a row for each request and
 source that knows it; --source NAME gives those of one. A Perfetto trace opens on
-ui.perfetto.dev, which reads it in the browser and uploads nothing. Spans go to ENDPOINT and nowhere else.
+ui.perfetto.dev, which reads it in the browser and uploads nothing. Spans go to ENDPOINT and nowhere
+else.
 
   pdtrace export rank-passes server.log -o passes.csv
   pdtrace export iterations run/ --format parquet -o iterations.parquet
