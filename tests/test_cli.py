@@ -391,6 +391,15 @@ def test_an_unread_rank_is_named_first(rank_0_log: Path) -> None:
     assert "tok/s" not in first
 
 
+def test_a_page_of_one_rank_draws_no_widths(rank_0_log: Path, tmp_path: Path) -> None:
+    """Bars of solo iterations, or a total without a word, would say what is not known."""
+    page = tmp_path / "page.html"
+    pdtrace_cli("analyze", rank_0_log, "--html", page)
+    text = page.read_text("utf-8")
+    assert "Not known: nothing was read of DP rank 1." in text
+    assert text.count("<small>at least</small>") >= 2
+
+
 @pytest.mark.parametrize("rule", ["solo_iteration_ratio<=0.9", "num_iterations<=300"])
 def test_an_unread_rank_is_not_judged(rank_0_log: Path, rule: str) -> None:
     """A gate neither passes nor fails on what it cannot know."""

@@ -68,6 +68,8 @@ def collect_numbers(metrics: pl.DataFrame) -> dict[str, Number]:
         if row["low"] is not None and row["high"] is not None:
             low, high = (" ".join(format_metric(row[k], row["unit"])) for k in ("low", "high"))
             small = f"{low} – {high}"
+        elif row["low"] is not None and row["low"] == row["value"]:
+            small = "at least"
         label = spell_metric(row["metric"])
         numbers[row["metric"]] = Number(
             label, value, unit, small, row["note"] or "", kind=row["unit"]
