@@ -10,6 +10,8 @@ import polars as pl
 from pdtrace.errors import NothingMeasuredError, UsageError
 from pdtrace.run import Recording, Run
 from pdtrace.saved_run import is_saved_run, load_run
+from pdtrace.sources.formats import MAX_RANKS
+from pdtrace.untrusted import shorten
 from pdtrace.wording import name_ranks
 
 if TYPE_CHECKING:
@@ -64,8 +66,10 @@ def load(
     """
     if not paths:
         raise UsageError("name at least one log file or run directory")
-    if dp_size is not None and not 1 <= dp_size < 2**16:
-        raise UsageError(f"the number of DP ranks must be from 1 to 65535, not {dp_size}")
+    if dp_size is not None and not 1 <= dp_size <= MAX_RANKS:
+        raise UsageError(
+            f"the number of DP ranks must be from 1 to {MAX_RANKS}, not {shorten(str(dp_size))}"
+        )
     if any(is_saved_run(p) for p in paths):
         if len(paths) > 1:
             raise UsageError("a saved run stands alone: name it without further paths")

@@ -60,3 +60,26 @@ def test_a_bound_that_no_engine_counts_to_is_not_told(tmp_path, bound, capsys):
     assert run.engine.delayer.max_delay_passes is None
     assert main(["analyze", str(path)]) == 0, capsys.readouterr().err
     assert main(["export", "delay-episodes", str(path), "-o", str(tmp_path / "x.csv")]) == 0
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "4097", "65535", "9" * 200])
+def test_more_ranks_than_an_engine_has_are_refused(tmp_path, size, capsys):
+    """All tables are laid out over all ranks: one wrong digit must not take minutes."""
+    path = write_log(tmp_path, "dp_size", "2")
+    assert main(["analyze", str(path), f"--dp-size={size}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("pdtrace: the number of DP ranks must be from 1 to 4096, not ")
+    assert len(err) < 200
+
+
+def test_the_causes_of_a_rank_do_not_depend_on_how_many_there_are(tmp_path):
+    """Guards the ranks that did something, among thousands that a wrong option adds."""
+    path = write_log(tmp_path, "dp_size", "2")
+    few, many = (pdtrace.load(path, dp_size=size).rank_passes for size in (2, 4096))
+    columns = ["iteration", "dp_rank", "role", "cause", "cause_detail"]
+    idle = few.filter(few["cause"].is_not_null()).select(columns)
+    assert idle.height == 119
+    assert (
+        many.filter(many["dp_rank"] < 2, many["cause"].is_not_null()).select(columns).equals(idle)
+    )
+    assert many["dp_rank"].n_unique() == 4096

@@ -83,11 +83,13 @@ def find_causes(
     middle = _mid_chunk(passes, is_new, known_new)
     numbers = passes.iterations["iteration"].cast(pl.Int64).to_numpy()
     ends = passes.iterations["report"].to_numpy()
-    out = [pl.DataFrame(schema=_SCHEMA)]
+    of_rank = {key[0]: mine for key, mine in requests.partition_by("rank", as_dict=True).items()}
+    none = requests.clear()
+    found: list[tuple[I64, I64, I64, NDArray[np.bool_]]] = []
     for rank in range(run.dp_size):
         at = passes.of_rank(rank)
         idle = np.flatnonzero(~np.isin(numbers, passes.iteration[at]))
-        mine = requests.filter(pl.col("rank") == rank)
+        mine = of_rank.get(rank, none)
         how = _how_far(mine, settled[idle])
         seen = np.sort(mine.filter(~pl.col("is_blind"))["arrived"].to_numpy())
         soon = np.searchsorted(seen, ends[idle]) > np.searchsorted(seen, settled[idle])
@@ -97,8 +99,10 @@ def find_causes(
             known_new[at] >= passes.num_seqs[at] - passes.is_continuing[at], mine.height > 0
         ]
         how = np.where(told[following], how, UNTOLD)
-        out.append(_name(numbers[idle], rank, how, soon, middle[idle], run))
-    return pl.concat(out).sort("iteration", "dp_rank")
+        found.append((idle, np.full(len(idle), rank), how, soon))
+    idle, ranks, how, soon = (np.concatenate(column) for column in zip(*found, strict=True))
+    # All ranks at once: a table for each of thousands of ranks would take longer than all else.
+    return _name(numbers[idle], ranks, how, soon, middle[idle], run).sort("iteration", "dp_rank")
 
 
 _SCHEMA = pl.Schema({name: RANK_PASSES.schema[name] for name in COLUMNS})
@@ -147,6 +151,8 @@ def _how_far(mine: pl.DataFrame, settled: I64) -> I64:
     passed it before a moment, less those that were also selected before.
     """
     out = np.zeros(len(settled), np.int64)
+    if mine.is_empty():
+        return out
     seen = mine.filter(~pl.col("is_blind"))
     for level, name in ((ARRIVED, "arrived"), (RECEIVED, "received"), (QUEUED, "queued")):
         # One that failed on the way is gone with its answer.
@@ -169,7 +175,7 @@ def _how_far(mine: pl.DataFrame, settled: I64) -> I64:
 
 def _name(
     numbers: I64,
-    rank: int,
+    ranks: I64,
     how: I64,
     soon: NDArray[np.bool_],
     middle: NDArray[np.bool_],
@@ -189,7 +195,7 @@ def _name(
     return pl.DataFrame(
         {
             "iteration": numbers,
-            "dp_rank": np.full(len(numbers), rank),
+            "dp_rank": ranks,
             "cause": pl.Series(cause.tolist(), dtype=pl.String),
             "cause_detail": pl.Series(detail.tolist(), dtype=pl.String),
         }

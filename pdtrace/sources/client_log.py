@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pdtrace.errors import InputError
-from pdtrace.sources.formats import FORMATS, ReadOptions, SourceFormat
+from pdtrace.sources.formats import FORMATS, MAX_RANKS, ReadOptions, SourceFormat
 from pdtrace.sources.json_lines import LineCount, as_count, as_text, as_time_ns, read_objects
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _read_row(said: dict[str, Any]) -> Row | None:
     status = "failed" if ok is False else "finished" if answered is not None else "unfinished"
     return {
         "rid": rid,
-        "dp_rank": as_count(said.get("rank"), 2**16 - 1),
+        "dp_rank": as_count(said.get("rank"), MAX_RANKS - 1),
         "num_prompt_tokens": as_count(said.get("n")),
         "sent": sent,
         "received": sent,

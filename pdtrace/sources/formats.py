@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pdtrace.run import Recording
     from pdtrace.sources.inputs import Input
 
+MAX_RANKS = 4096
+"""DP ranks that an engine may have: tables are laid out over all of them. More are a mistake."""
+
 
 @dataclass(frozen=True)
 class ReadOptions:

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pdtrace.sources.client_log import read_requests
-from pdtrace.sources.formats import FORMATS, ReadOptions, SourceFormat
+from pdtrace.sources.formats import FORMATS, MAX_RANKS, ReadOptions, SourceFormat
 from pdtrace.sources.json_lines import as_count, as_text, as_time_ns
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _read_row(said: dict[str, Any]) -> dict[str, object] | None:
     kind = reason.get("type") if isinstance(reason, dict) else reason
     return {
         "rid": rid,
-        "dp_rank": as_count(said.get("dp_rank"), 2**16 - 1),
+        "dp_rank": as_count(said.get("dp_rank"), MAX_RANKS - 1),
         "num_prompt_tokens": as_count(said.get("prompt_tokens")),
         "num_cached_tokens": as_count(said.get("cached_tokens")),
         "arrived": received,

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from pdtrace.sources.formats import MAX_RANKS
+
 MAX_PAYLOAD_BYTES = 1 << 20
-MAX_RANKS = 4096
-"""A larger rank is no rank: tables are laid out over all ranks."""
 
 
 class _Scheduled(msgspec.Struct):

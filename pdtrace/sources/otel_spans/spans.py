@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from pdtrace.sources.formats import MAX_RANKS
+
 SCOPE = "sglang server"
 """Scope of the engine's own spans; those of a web framework have another."""
 
 ROOT, THREAD, SLICE = 1, 2, 3
 PLAUSIBLE_NS = range(10**18, 4 * 10**18)
 """Times between 2001 and 2096; others are no times."""
-MAX_RANKS = 4096
-"""A larger rank is no rank: tables are laid out over all ranks."""
 
 # Name → what the slice is. Only prefill engines' and unified engines' slices are of use here.
 SLICES = {

@@ -9,6 +9,7 @@ import polars as pl
 from pdtrace.errors import InputError
 from pdtrace.run import EngineInfo, Recording, SourceFile
 from pdtrace.schema import COUNTERS, DECISIONS, INPUT_ESTIMATIONS, OUTPUT_REASONS, SPAN
+from pdtrace.sources.formats import MAX_RANKS
 from pdtrace.sources.prometheus.scrapes import (
     PREFIX,
     Growth,
@@ -144,8 +145,8 @@ def _place(labels: Labels) -> tuple[int | None, int, int]:
 
     def number(name: str) -> int | None:
         text = said.get(name, "")
-        # a larger rank is no rank: tables are laid out over all ranks
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else None
+        rank = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else MAX_RANKS
+        return rank if rank < MAX_RANKS else None
 
     return number("dp_rank"), number("tp_rank") or 0, number("pp_rank") or 0
 

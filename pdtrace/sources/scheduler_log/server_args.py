@@ -6,8 +6,9 @@ import ast
 import math
 from typing import Any
 
+from pdtrace.sources.formats import MAX_RANKS
+
 LARGEST = 1 << 53
-MAX_RANKS = 4096
 _OPEN = {"(": ")", "[": "]", "{": "}"}
 
 
