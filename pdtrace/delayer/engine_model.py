@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from pdtrace.delayer.launches import Launches, measure_launches
-from pdtrace.delayer.load import Load, Passes, read_load, read_passes
+from pdtrace.delayer.load import Load, Passes, read_load, read_passes, require_believable
 from pdtrace.delayer.pass_cost import PassCost, fit_pass_cost, is_blocking
 from pdtrace.delayer.rules import ReleaseRules, rules_for
 from pdtrace.errors import InputError
@@ -115,6 +115,9 @@ def fit_engine(
         raise InputError("nothing to replay: this is a decode engine, which prefills nothing")
     load = read_load(requests)
     passes = read_passes(run, load)
+    known_chunk = max(float(run.engine.chunked_prefill_size or 0), 0.0)
+    chunk = known_chunk or float(max(passes.tokens.max(), 1.0))
+    require_believable(load, passes, chunk)
     notes: list[str] = []
     if load.arrival_source != "routed":
         notes.append(
@@ -158,9 +161,7 @@ def fit_engine(
     if version is None:
         version = "0.5.13"
         notes.append("the engine's release is not known; the negotiation of 0.5.13 is assumed")
-    chunk = float(engine.chunked_prefill_size or 0)
-    if chunk <= 0:
-        chunk = float(max(passes.tokens.max(), 1.0))
+    if not known_chunk:
         notes.append(f"the chunk budget is not known; the largest batch seen, {chunk:.0f}, is used")
     delayer, pool = engine.delayer, float(engine.max_total_num_tokens or np.inf)
     watermark = delayer.token_usage_low_watermark if delayer.enabled else None

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     I64 = NDArray[np.int64]
     Flags = NDArray[np.bool_]
 
+# Requests whose batches were not recorded may be among a load, but not that many.
+MOST_PASSES_RATIO, FEW_PASSES = 10, 1000
+DAY_S = 86_400.0
+LONGEST_S = 31 * DAY_S
+
 
 @dataclass(frozen=True)
 class Load:
@@ -175,6 +180,32 @@ def read_passes(run: Run, load: Load) -> Passes:
     lasted = iterations["duration"].dt.total_nanoseconds().cast(pl.Float64) / 1e9
     busy = lasted.fill_null(np.nan).to_numpy()
     return Passes(launch, end, report, tokens, _squares(load, tokens, seqs, report), busy)
+
+
+def require_believable(load: Load, passes: Passes, chunk: float) -> None:
+    """Refuse a load that the recorded passes cannot have computed: its replay would take for ever.
+
+    Args:
+        load: The requests.
+        passes: The passes of the same recording.
+        chunk: Tokens that a rank computes in a pass, at most.
+
+    Raises:
+        InputError: It needs far more passes than there are, or lasts longer than any recording.
+    """
+    needed = float(np.bincount(load.rank, weights=load.tokens).max()) / chunk
+    if needed > MOST_PASSES_RATIO * len(passes) + FEW_PASSES:
+        raise InputError(
+            f"nothing to replay: the requests of a rank have the tokens of {needed:,.0f} passes of "
+            f"{chunk:,.0f}, and the recording has {len(passes):,} passes; the longest prompt is "
+            f"said to have {load.tokens.max():,.0f} tokens"
+        )
+    lasted = float(load.arrival.max() - load.arrival.min())
+    if lasted > LONGEST_S:
+        raise InputError(
+            f"nothing to replay: the requests arrived within {lasted / DAY_S:,.0f} days; at most "
+            f"{LONGEST_S / DAY_S:.0f} can be replayed"
+        )
 
 
 def find_passes(load: Load, passes: Passes) -> tuple[I64, I64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 import pdtrace
-from pdtrace.delayer.pass_cost import expect_passes
+from pdtrace.delayer.load import require_believable
+from pdtrace.delayer.pass_cost import expect_passes, is_blocking
 from pdtrace.delayer.policy_kernel import pack_settings
 from pdtrace.delayer.records import PolicyConfig
 from pdtrace.delayer.replay import (
@@ -23,7 +25,7 @@ from pdtrace.delayer.replay import (
 )
 from pdtrace.delayer.replay_kernel import run_engine
 from pdtrace.delayer.rules import rules_for
-from pdtrace.errors import UsageError
+from pdtrace.errors import InputError, UsageError
 from pdtrace.sources.joining import join_requests
 
 SAMPLES = Path(__file__).parents[2] / "sample_logs"
@@ -264,3 +266,26 @@ def test_tune_advises_the_delayer_where_it_was_seen_to_help(capsys):
     told = json.loads(capsys.readouterr().out)
     assert "--enable-prefill-delayer" in told["flags"]
     assert told["chosen"]["request_latency_mean_s"]["high"] < 0
+
+
+def test_a_load_that_was_never_computed_is_refused():
+    """One prompt of billions of tokens in a damaged span would be replayed for minutes."""
+    model = fitted("h100x2-off")
+    tokens = model.load.tokens.copy()
+    tokens[5] = 2**32 - 1
+    with pytest.raises(InputError, match=r"262,[0-9]+ passes of 16,384"):
+        require_believable(replace(model.load, tokens=tokens), model.passes, model.chunk)
+    arrival = model.load.arrival.copy()
+    arrival[-1] += 400 * 86_400
+    with pytest.raises(InputError, match="400 days"):
+        require_believable(replace(model.load, arrival=arrival), model.passes, model.chunk)
+    require_believable(model.load, model.passes, model.chunk)
+
+
+def test_reports_before_their_launches_are_no_times():
+    """Spans of a damaged recording gave a logarithm of a negative duration, and a warning."""
+    passes = fitted("h100x2-off").passes
+    launch = passes.launch.copy()
+    launch[10::7] += 30.0  # after what was launched next
+    with np.errstate(all="raise"):
+        is_blocking(replace(passes, launch=launch))
