@@ -123,8 +123,8 @@ def is_blocking(passes: Passes) -> bool:
     misses = []
     for i in np.flatnonzero(is_first[:-1] & is_followed[:-1]):
         late = report[i][~np.isnan(report[i + 1]) & (report[i] > launch[i + 1])]
-        if len(late):
-            took = float(np.median(late) - launch[i])
+        took = float(np.median(late) - launch[i]) if len(late) else 0.0
+        if took > 0:  # damaged spans can have a pass report before its launch
             both = alone[i] + alone[i + 1]
             misses.append((abs(np.log(took / both)), abs(np.log(took / alone[i]))))
     if len(misses) < MIN_TOLD:

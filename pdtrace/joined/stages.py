@@ -188,8 +188,15 @@ def _cut_chunks(rows: Rows, passes: Passes, links: pl.DataFrame) -> Rows:
     out["pass"] = chunk
     low, high = rows["start"][at], rows["end"][at]
     later, more = turn > 0, turn < pieces[at] - 1
-    out["start"][later] = np.clip(passes.report[chunk[later] - 1], low[later], high[later])
-    out["end"][more] = np.clip(passes.report[chunk[more]], low[more], high[more])
+    reports = pl.Series(passes.report[chunk[more]])
+    if reports.dtype.is_float():  # some are not known; nanoseconds are exact as integers alone
+        reports = reports.fill_nan(None).cast(pl.Int64)
+    ends = pl.DataFrame({"of": at[more], "end": reports, "low": low[more]})
+    # A chunk whose report is not known takes no time: it ends where the one before it does.
+    known = pl.col("end").forward_fill().over("of")
+    ends = ends.select(pl.coalesce(known, "low"))
+    out["end"][more] = np.clip(ends.to_series().to_numpy(), low[more], high[more])
+    out["start"][later] = out["end"][np.flatnonzero(later) - 1]
     return out
 
 

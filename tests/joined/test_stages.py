@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pdtrace.joined import stages
 from tests.joined.made import MS, STAMPS, decision, make_run, request, stages_of
 
 A = request(
@@ -143,3 +148,22 @@ def test_stages_sum_to_the_time_of_the_request(told, delayer):
         assert (start[1:] == end[:-1]).all()
         assert (mine["duration"].dt.total_nanoseconds() >= 0).all()
         assert mine["duration"].dt.total_nanoseconds().sum() == end[-1] - start[0]
+
+
+def test_a_chunk_without_a_report_takes_no_time():
+    """A recording that lacks the times of some passes gave stretches of centuries."""
+    rows = {
+        "request": [0],
+        "column": [stages.FORWARD_END],
+        "start": [100],
+        "end": [400],
+        "pass": [-1],
+    }
+    passes = SimpleNamespace(report=np.array([200.0, np.nan, 300.0, 400.0]))
+    links = pl.DataFrame({"first": [0], "last": [3]})
+    cut = stages._cut_chunks({k: np.array(v) for k, v in rows.items()}, passes, links)
+    assert cut["start"].tolist() == [100, 200, 200, 300]
+    assert cut["end"].tolist() == [200, 200, 300, 400]
+    passes.report[0] = np.nan
+    cut = stages._cut_chunks({k: np.array(v) for k, v in rows.items()}, passes, links)
+    assert cut["end"].tolist() == [100, 100, 300, 400]
