@@ -72,13 +72,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: It is not one.
     """
-    try:
-        return _parse(argv)
-    except UsageError as error:
-        raise UsageError(shorten_values(str(error), argv)) from None
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
     args, more = parser.parse_known_args(argv)
     # argparse takes a list of positionals only where they stand side by side
@@ -126,7 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if is_debug:
             raise
-        print(f"pdtrace: {describe(error)}", file=sys.stderr)  # noqa: T201 (the one error line)
+        text = describe(error)
+        if isinstance(error, UsageError):
+            text = shorten_values(text, argv)
+        print(f"pdtrace: {text}", file=sys.stderr)  # noqa: T201 (the one error line)
         return error.exit_code if isinstance(error, PdtraceError) else 2
     return code
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = "pdtrace-run"
 VERSION = 1
 FACTS = "run.json"
+MOST_PARTS, MOST_DP_RANKS = 1_000_000, 4096
 
 T = TypeVar("T")
 
@@ -148,8 +149,9 @@ def load_run(directory: str | Path) -> Run:
         )
     try:
         num_parts, dp_size, grouping = facts["num_parts"], facts["dp_size"], facts["grouping"]
-        if not all(type(n) is int and n >= 0 for n in (num_parts, dp_size)):
-            raise ValueError("num_parts and dp_size must be counts")
+        counts = ((num_parts, MOST_PARTS), (dp_size, MOST_DP_RANKS))
+        if not all(type(n) is int and 0 <= n <= most for n, most in counts):
+            raise ValueError("num_parts and dp_size must be counts, and not beyond all reason")
         if grouping not in (*GROUPINGS, "none"):
             raise ValueError(f"unknown grouping {grouping!r}")
         engine = dict(facts["engine"])
@@ -171,14 +173,10 @@ def load_run(directory: str | Path) -> Run:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         message = f"damaged: {type(error).__name__}: {error}"
         raise InputError(message, path=str(path)) from error
-    missing = [
-        p
-        for n in range(num_parts)
-        for t in (EVENTS, ITERATIONS)
-        if not (p := part_path(folder, n, t)).is_file()
-    ]
-    if missing:
-        raise InputError("damaged: this file of the saved run is missing", path=str(missing[0]))
+    parts = (part_path(folder, n, t) for n in range(num_parts) for t in (EVENTS, ITERATIONS))
+    missing = next((p for p in parts if not p.is_file()), None)
+    if missing is not None:
+        raise InputError("damaged: this file of the saved run is missing", path=str(missing))
     return run
 
 

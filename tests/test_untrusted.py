@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,8 @@ def test_deep_documents_that_were_named_are_one_line(tmp_path):
         ["analyze", ON, "--" + "z" * 5000],
         ["q" * 5000],
         ["collect", "-o", "d", "--grpc-port", "é\n'\"" * 1000],
+        ["whatif", ON, "--max-delay-passes", "30", "--engine-version", "1" * 5000],
+        ["check", ON, "--rule", "w" * 5000],
         ["check", "sample_logs", "--rule", "w" * 5000, "--json", "-", "--junit", "-" * 5000],
     ],
 )
@@ -126,3 +129,40 @@ def test_an_address_that_is_none_is_one_line(url, tmp_path, capsys):
     assert main(["collect", "-o", str(target), "--metrics-url", url]) == 2
     assert capsys.readouterr().err.count("expected http://HOST:PORT/metrics\n") == 1
     assert not target.exists()
+
+
+@pytest.mark.parametrize("key", ["num_parts", "dp_size"])
+def test_a_saved_run_of_billions_is_damaged(tmp_path, key):
+    """A count in a file must not decide how long the program runs."""
+    saved = tmp_path / "saved"
+    assert main(["analyze", ON, "--save", str(saved)]) == 0
+    facts = json.loads((saved / "run.json").read_text())
+    (saved / "run.json").write_text(json.dumps(facts | {key: 10**9}, indent=1))
+    with pytest.raises(InputError, match="damaged"):
+        pdtrace.load(saved)
+
+
+def test_numbers_too_long_for_python_are_one_line(tmp_path):
+    """A baseline is a file in a repository, which anyone may edit."""
+    path = tmp_path / "baseline.json"
+    path.write_text('{"baseline_version": %s}' % ("9" * 5000))
+    with pytest.raises(InputError, match="thousands of digits"):
+        read_baseline(path)
+    assert main(["check", ON, "--baseline", str(path), "--update-baseline"]) == 2
+    path.unlink()
+    assert main(["check", ON, "--baseline", str(path), "--update-baseline"]) == 0
+    tree = json.loads(path.read_text())
+    name = next(iter(tree["runs"][0]["metrics"]))
+    tree["runs"][0]["metrics"][name][0] = 10**400
+    path.write_text(json.dumps(tree))
+    with pytest.raises(InputError, match="no pair of value and unit"):
+        read_baseline(path)
+
+
+def test_a_description_of_dots_does_not_take_minutes(tmp_path):
+    """A TOML parser's time grows faster than its text."""
+    shutil.copy(ON, tmp_path)
+    (tmp_path / "dots.toml").write_text(".".join("a" * 60_000) + "= 1\n")
+    began = time.monotonic()
+    assert len(pdtrace.load(tmp_path).iterations) == 277
+    assert time.monotonic() - began < 20

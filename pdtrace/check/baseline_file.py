@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -205,6 +206,8 @@ def read_baseline(path: Path) -> Baseline:
         ) from error
     except RecursionError:
         reader.refuse("it is nested too deeply")
+    except ValueError:
+        reader.refuse("it holds a number of thousands of digits")
     version = reader.get(tree, "baseline_version", (int,))
     if version != BASELINE_VERSION:
         reader.refuse(f"its version is {version}, this pdtrace reads {BASELINE_VERSION}")
@@ -218,6 +221,10 @@ def read_baseline(path: Path) -> Baseline:
         _read_run(reader, reader.table(r, "a run"), engine, dp_size, workload) for r in runs
     )
     return Baseline(records, str(tree.get("pdtrace_version", "")))
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _read_engine(reader: _Reader, tree: dict[str, Any]) -> EngineInfo:
@@ -290,7 +297,7 @@ def _read_run(
                 blocks += [place.start + k] * (len(numbers) if plain else len(numbers) // 2)
     metrics = reader.table(run.get("metrics"), "'metrics'")
     for name, cell in metrics.items():
-        if not (isinstance(cell, list) and len(cell) == 2 and isinstance(cell[0], int | float)):
+        if not (isinstance(cell, list) and len(cell) == 2 and _is_finite(cell[0])):
             reader.refuse(f"metric '{show(name)}' is no pair of value and unit")
     confidence = reader.get(run, "confidence", (int, float, type(None)))
     files = reader.get(run, "files", (list,))

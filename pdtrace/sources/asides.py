@@ -7,6 +7,7 @@ import tomllib
 
 from pdtrace.sources.formats import FORMATS, SourceFormat
 
+MOST_TOML = 1 << 13  # enough to know a description by; a parser's time grows faster than its text
 # A result that was written beside its recording repeats words of both kinds.
 _RESULT = re.compile(rb'\s*\{\s*"(?:schema|baseline)_version"')
 
@@ -26,7 +27,7 @@ def _is_truth(head: bytes) -> bool:
 
 def _is_toml(head: bytes) -> bool:
     try:
-        text = head.rpartition(b"\n")[0].decode()
+        text = head[:MOST_TOML].rpartition(b"\n")[0].decode()
         return bool(tomllib.loads(text))
     except (ValueError, RecursionError):
         return False
