@@ -198,7 +198,7 @@ def test_one_pattern_and_lengths(pattern):
         ["--rate", "nan"],
         ["--input-len", "9-3"],
         ["--input-len", "x"],
-        ["--max-delay-passes", "0"],
+        ["--max-delay-passes", "-1"],
         ["--token-usage-low-watermark", "2"],
         ["--chunked-prefill-size", "0"],
         ["--engine-version", "0.5.9"],
