@@ -19,7 +19,8 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import polars as pl
 
@@ -186,11 +187,31 @@ def _read_counters(path: Path) -> pl.DataFrame:
 
 
 def _fill(kind: type[T], values: dict[str, Any]) -> T:
-    """Make a frozen record of a JSON object; a key that it does not have is an error."""
+    """Make a frozen record of a JSON object.
+
+    Raises:
+        ValueError: A key that the record does not have, or a value of another type.
+    """
     unknown = set(values) - {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if unknown:
         raise ValueError(f"{kind.__name__} has no {sorted(unknown)[0]!r}")
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{kind.__name__}.{name} cannot be {str(value)[:40]!r}")
     return kind(**values)
+
+
+def _fits(value: object, hint: type) -> bool:
+    """Whether a value that was JSON is of an annotated type."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return any(_fits(value, one) for one in inner)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def read_table(path: Path, table: Table) -> pl.DataFrame:

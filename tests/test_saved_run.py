@@ -147,3 +147,27 @@ def test_damaged_tables_are_an_input_error(run: Any, tmp_path: Path) -> None:
     events.unlink()
     with pytest.raises(InputError, match="missing"):
         load_run(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        ("engine", "dp_size", "2"),
+        ("engine", "server_args", {"tp_size": 2}),
+        ("engine", "enable_dp_attention", 1),
+        ("engine", "release_min", ["0.5.13"]),
+        ("files", "num_lines", "many"),
+        ("files", "path", 7),
+    ],
+)
+def test_a_fact_of_another_type_is_damage(
+    run: Any, tmp_path: Path, where: str, name: str, value: Any
+) -> None:
+    """Guards what comes after reading: a changed run.json ends in one line that names the fact."""
+    saved = tmp_path / "saved"
+    save_run(run, saved)
+    facts = json.loads((saved / "run.json").read_text())
+    (facts[where] if where == "engine" else facts[where][0])[name] = value
+    (saved / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=f"damaged: .*{name}"):
+        load_run(saved)
