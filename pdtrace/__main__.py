@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pdtrace
 from pdtrace import commands
 from pdtrace.errors import PdtraceError, UsageError
-from pdtrace.untrusted import MOST_SHOWN, shorten
+from pdtrace.untrusted import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
+MOST_REPEATED = 200  # characters of a value that an error repeats; paths are seldom longer
 EPILOG = """exit codes: 0 done (a check passed); 1 a check failed; 2 it could not be done or judged,
 with one line on standard error that says why"""
 
@@ -86,10 +87,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def shorten_values(message: str, argv: Sequence[str]) -> str:
     """A message about a command line, with the long values that it repeats cut."""
-    values = {v for word in argv for v in (word, word.partition("=")[2]) if len(v) > MOST_SHOWN}
+    values = {v for word in argv for v in (word, word.partition("=")[2]) if len(v) > MOST_REPEATED}
     for value in sorted(values, key=len, reverse=True):
         for text in (repr(value), value):
-            message = message.replace(text, shorten(text))
+            message = message.replace(text, shorten(text, MOST_REPEATED))
     return message
 
 

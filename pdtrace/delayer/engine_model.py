@@ -230,6 +230,8 @@ def _measure_turns(load: Load, passes: Passes) -> tuple[float, float | None]:
     """
     if load.arrival_source == "received":
         return 0.0, None
+    if load.arrival_source == "sent":  # how long the way to the rank takes varies more than a turn
+        return DEFAULT_PICKUP_S, None
     reported = np.nan_to_num(passes.report, nan=-np.inf).max(1)
     at = np.searchsorted(passes.launch, load.arrival) - 1
     before = np.where(at >= 0, reported[np.maximum(at, 0)], -np.inf)

@@ -27,6 +27,11 @@ OUTCOMES = {
     "wait_timeout": ("num_delay_timeouts", True),
     "token_watermark": ("num_delay_watermark_allows", True),
 }
+MOST_MISSED = 2  # times the passes of the episodes that the engine may have counted
+MISSED = (
+    "the engine counted {counted:,} delay passes, and the waits that requests tell are far fewer: "
+    "their times do not fit the log's (--tz, or a log from the engine's start)"
+)
 
 
 class DelayTally:
@@ -69,12 +74,17 @@ class DelayTally:
         elif self.delayer.enabled is False:
             seconds, note = 0.0, OFF
         elif self.has_iterations and not self.stages.is_empty():
-            seconds = as_seconds(total(self.episodes["wait"]))
-            num = self.episodes.height
-            rows.append(Metric("delay_seconds_total", seconds, "s", num, FROM_REQUESTS))
-            return rows
+            return [*rows, self._estimate(None if counters.is_empty() else counters)]
         rows.append(Metric("delay_seconds_total", seconds, "s", waits.height, note or None))
         return rows
+
+    def _estimate(self, counters: pl.DataFrame | None) -> Metric:
+        """Time waited by the episodes, unless the engine counted far more passes than theirs."""
+        num, name = self.episodes.height, "delay_seconds_total"
+        counted = 0 if counters is None else count_once(counters, "delay")
+        if counted > MOST_MISSED * max(total(self.episodes["num_delay_passes"]), 1):
+            return Metric(name, None, "s", num, MISSED.format(counted=counted))
+        return Metric(name, as_seconds(total(self.episodes["wait"])), "s", num, FROM_REQUESTS)
 
 
 FAMILIES.register("delay", DelayTally)

@@ -20,6 +20,7 @@ FINISHED_ONLY = (
 )
 # Nearest to the scheduler first: the client's clock also holds the network and the tokenizer.
 SOURCE_ORDER = ("scheduler_log", "otel_spans", "prometheus", "fpm", "client_log")
+TIME = pl.int_range(pl.len())  # how often a source had an id before: after a restart it is new
 SEES_ARRIVALS = ("otel_spans", "client_log")
 QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 STAGES = (("queue_wait", "queued", "selected"), ("forward", "selected", "finished"))
@@ -119,10 +120,11 @@ def first_served(requests: pl.DataFrame) -> pl.DataFrame:
             source.replace_strict({n: i for i, n in enumerate(SOURCE_ORDER)}, default=9).alias(
                 "near"
             ),
+            TIME.over("rid", "source").alias("time"),
         )
         .drop_nulls(["begin", "finished"])
         .sort(~pl.col("is_arrival"), "near", maintain_order=True)
-        .unique("rid", keep="first", maintain_order=True)
+        .unique(["rid", "time"], keep="first", maintain_order=True)
     )
 
 
@@ -130,7 +132,9 @@ FAMILIES.register("latency", LatencyTally)
 
 
 def merge_sources(requests: pl.DataFrame) -> pl.DataFrame:
-    """One row per request id: what the source nearest to the scheduler says, and the best status.
+    """One row per request: what the source nearest to the scheduler says, and the best status.
+
+    An id that a source has again, as after a restart, is another request.
 
     Several sources may each know a request; their times are not mixed, because a difference of two
     clocks is not a latency. Any source that saw it finish makes it finished.
@@ -139,7 +143,7 @@ def merge_sources(requests: pl.DataFrame) -> pl.DataFrame:
         requests: Table ``requests``.
 
     Returns:
-        Table ``requests`` with one row for each rid.
+        Table ``requests`` with one row for each request.
     """
     order = {name: i for i, name in enumerate(SOURCE_ORDER)}
     best = {"finished": 0, "failed": 1, "unfinished": 2}
@@ -147,21 +151,22 @@ def merge_sources(requests: pl.DataFrame) -> pl.DataFrame:
         pl.col("source").cast(pl.String).replace_strict(order, default=9).alias("_near"),
         pl.col("status").cast(pl.String).replace_strict(best, default=9).alias("_best"),
         (pl.col("received").is_null() | pl.col("finished").is_null()).alias("_lacks"),
+        TIME.over("rid", "source").alias("_time"),
     )
     ranked = ranked.with_columns(
-        pl.col("status").sort_by("_best").first().over("rid"),
+        pl.col("status").sort_by("_best").first().over("rid", "_time"),
     )
     return (
         ranked.sort("_lacks", "_near", maintain_order=True)
-        .unique("rid", keep="first", maintain_order=True)
-        .drop("_near", "_best", "_lacks")
+        .unique(["rid", "_time"], keep="first", maintain_order=True)
+        .drop("_near", "_best", "_lacks", "_time")
     )
 
 
 def measure_latency(run: Run) -> list[Metric]:
-    """Measure requests from the table ``requests``, each id once.
+    """Measure requests from the table ``requests``, each once whatever sources know it.
 
-    * ``num_requests``: ids seen; n is the number of rows over all sources. Prefill batch lines name
+    * ``num_requests``: seen; n is the number of rows over all sources. Prefill batch lines name
       no request, and ``#new-seq`` counts every chunk of a long prompt again, so lines alone cannot
       give it.
     * ``num_unfinished_requests``, ``num_failed_requests``: only where a source sees requests

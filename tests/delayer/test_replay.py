@@ -176,6 +176,13 @@ def test_a_turn_is_found_where_passes_are_known_to_whole_seconds():
     assert high < 0.03
 
 
+def test_a_clients_clock_tells_no_turn():
+    """The way from a client to a rank varies by more than a turn, so a usual turn is assumed."""
+    run = pdtrace.load(SAMPLES / "h100x2-off", sources=["scheduler_log", "client_log"])
+    model = fit_engine(run, join_requests(run.requests))
+    assert (model.load.arrival_source, model.turn_source) == ("sent", "default")
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_replay_reproduces_the_recording_itself(phase):
     """Guards the first duty of a replay: with the recorded setting, the recorded latency."""

@@ -207,6 +207,22 @@ def test_requests_without_iterations_tell_no_delay() -> None:
     assert values(run)["delay_seconds_total"]["value"] is None
 
 
+def test_waits_that_were_not_found_are_no_zero() -> None:
+    """A log in local time hides the waits that the engine counted: their time is null."""
+    run = load(SAMPLES / "h100x2-on", tz="Asia/Shanghai")
+    row = values(run)["delay_seconds_total"]
+    assert row["value"] is None
+    assert "4,215" in row["note"]
+
+
+def test_an_id_that_comes_again_is_another_request() -> None:
+    """After a restart a load may be sent again with the same ids; each counts."""
+    again = [hand.request("a", 0, 100), hand.request("b", 0, 300), hand.request("a", 500, 900)]
+    m = values(hand.build(GRID, requests=again))
+    assert m["num_requests"]["value"] == 3
+    assert m["ttft_p50_s"]["value"] == pytest.approx(0.3)
+
+
 def test_a_delayer_that_is_off_delays_nothing() -> None:
     """Off is knowledge: zero passes, not null."""
     m = values(hand.build(GRID))
