@@ -81,8 +81,8 @@ def print_speed(num_lines: int) -> None:
     """Seconds to segment many lines of an 8-rank engine, compilation left out."""
     rows = run_engine(8, num_lines // 3, seed=1)
     t, rank, tokens, _ = (np.array(x) for x in zip(*rows, strict=True))
-    nothing = np.full(len(t), np.nan)
-    lines = Lines(t, rank.astype(np.int64), tokens, np.zeros(len(t), bool), nothing)
+    nothing, zero = np.full(len(t), np.nan), np.zeros(len(t))
+    lines = Lines(t, rank.astype(np.int64), tokens, zero > 0, nothing, zero)
     segment(lines[:500], 8)
     start = time.perf_counter()
     segment(lines, 8)

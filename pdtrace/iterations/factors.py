@@ -24,6 +24,7 @@ Blocks = tuple[I32, F64, F64, F64, I32]
 
 TINY = 0.3e-3
 NEVER = 1 << 30
+SELECTION_SLACK_S = 0.005  # selection times are sums of three rounded figures
 EARLIEST = 0.6  # share of the expected pass from its last selection to its first line
 UNFINISHED = -4.0  # a log rarely stops between two launches
 
@@ -74,6 +75,7 @@ def find_blocks(
     must: NDArray[np.bool_],
     scale: F64,
     sel: F64,
+    window: F64,
     m: int,
     span_max: float,
 ) -> tuple[I32, I32, F64, F64, F64, I32]:
@@ -97,6 +99,9 @@ def find_blocks(
         for k in range(m):
             j = i + k
             if j >= n or before[j] >= i or t[j] - t[i] > span_max:
+                break
+            # Nothing is reported of a pass that waits for the selection on another rank.
+            if k > 0 and sel[j] > t[i] + window[i] + SELECTION_SLACK_S:
                 break
             if must[j]:
                 b = max(b, after[j])

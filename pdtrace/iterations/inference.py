@@ -47,13 +47,13 @@ def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> Inferred:
         coarse: Stamps are whole seconds.
         note: Told what could not be used.
     """
-    t, window, ordered = evidence.t, 0.0, True
+    t, window, ordered = evidence.t, np.zeros(len(evidence)), True
     if coarse:
         refined = refine_times(
             evidence.t, evidence.resolution, evidence.file, evidence.rank, evidence.gap,
             evidence.throughput, evidence.num_ranks,
         )  # fmt: skip
-        t, window, ordered = refined.t, float(np.median(refined.window)), refined.ordered
+        t, window, ordered = refined.t, refined.window, refined.ordered
     shift: F64 | None = None
     several = len(np.unique(evidence.file)) > 1
     if several or not ordered:
@@ -65,6 +65,7 @@ def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> Inferred:
         evidence.tokens[order],
         evidence.must_continue[order],
         evidence.selection_of(order, t[order], shift),
+        window[order],
     )
     found = segment(lines, evidence.num_ranks, before_launch=evidence.before_launch)
     block = np.empty(len(t), np.int64)
@@ -73,7 +74,7 @@ def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> Inferred:
 
 
 def _align(
-    evidence: Evidence, t: F64, *, coarse: bool, several: bool, window: float, note: Note
+    evidence: Evidence, t: F64, *, coarse: bool, several: bool, window: F64, note: Note
 ) -> tuple[F64, F64 | None]:
     """Shift files (or, where the order of one file is not that of writing, ranks) together."""
     group = evidence.file if several else evidence.rank
@@ -88,11 +89,12 @@ def _align(
             evidence.tokens[at],
             evidence.must_continue[at],
             np.full(len(at), np.nan),
+            np.zeros(len(at)),
         )
         return quick_evidence(lines, evidence.num_ranks)
 
     # Ranks of one file share a clock, so only their chains' windows are open.
-    reach = OFFSET_REACH_S if several else max(window, 0.05)
+    reach = OFFSET_REACH_S if several else max(float(np.median(window)), 0.05)
     kernel = max(0.001, 0.01 * shortest_pass(t, evidence.rank))
     shift = align_groups(t, group, reach, kernel, evidence_of)
     if several:

@@ -46,6 +46,7 @@ class Lines:
         tokens: New tokens of each line.
         must: The rank is certain to run again in the very next pass (an unfinished chunk).
         selection: Selection time of its requests in seconds on the clock of ``t``; nan if unknown.
+        window: Seconds by which ``t`` may be off, the same for all ranks or not; 0 if as stamped.
     """
 
     t: F64
@@ -53,12 +54,16 @@ class Lines:
     tokens: F64
     must: NDArray[np.bool_]
     selection: F64
+    window: F64
 
     def __len__(self) -> int:
         return len(self.t)
 
     def __getitem__(self, at: slice | NDArray[np.int64]) -> Lines:
-        return Lines(self.t[at], self.rank[at], self.tokens[at], self.must[at], self.selection[at])
+        return Lines(
+            self.t[at], self.rank[at], self.tokens[at], self.must[at], self.selection[at],
+            self.window[at],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,9 @@ class _Stretch:
         self.t, self.after = np.ascontiguousarray(lines.t), after
         self.floor = 0.85 * max(float(gaps.min()), 1e-3) if len(gaps) else 0.0
         self.count, latest, big, first, last, num = factors.find_blocks(
-            self.t, before, after, lines.must, scale, lines.selection, num_ranks, span_max
-        )
+            self.t, before, after, lines.must, scale, lines.selection, lines.window, num_ranks,
+            span_max,
+        )  # fmt: skip
         # Trim to the longest block there is, so that the states stay few.
         self.m = m = max(int(self.count.max()), 1)
         trim = np.ascontiguousarray
@@ -245,12 +251,12 @@ def _learning_lines(lines: Lines, typical_s: float) -> Lines:
         offset = shift - part.t[0]
         parts.append(
             Lines(part.t + offset, part.rank, part.tokens, part.must & False,
-                  part.selection + offset)
+                  part.selection + offset, part.window)
         )  # fmt: skip
         shift = float(parts[-1].t[-1]) + 40 * typical_s
     return Lines(
         *(np.concatenate([getattr(p, f) for p in parts])
-          for f in ("t", "rank", "tokens", "must", "selection"))
+          for f in ("t", "rank", "tokens", "must", "selection", "window"))
     )  # fmt: skip
 
 

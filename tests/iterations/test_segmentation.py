@@ -16,6 +16,7 @@ def as_lines(rows, selection=None):
         np.array([r[2] for r in rows]),
         np.zeros(n, bool),
         np.full(n, np.nan) if selection is None else selection,
+        np.zeros(n),
     )
 
 
