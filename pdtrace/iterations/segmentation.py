@@ -238,7 +238,7 @@ def _starting_models(
     return models
 
 
-def _learning_lines(lines: Lines, typical_s: float) -> Lines:
+def learning_lines(lines: Lines, typical_s: float) -> Lines:
     """All lines, or a few stretches of a long log laid end to end with a pause between."""
     n = len(lines)
     if n <= LEARN_LINES:
@@ -249,8 +249,9 @@ def _learning_lines(lines: Lines, typical_s: float) -> Lines:
     for s in starts:
         part = lines[s : s + size]
         offset = shift - part.t[0]
+        goes_on = neighbours(part.rank)[1] < factors.NEVER  # not into the next stretch
         parts.append(
-            Lines(part.t + offset, part.rank, part.tokens, part.must & False,
+            Lines(part.t + offset, part.rank, part.tokens, part.must & goes_on,
                   part.selection + offset, part.window)
         )  # fmt: skip
         shift = float(parts[-1].t[-1]) + 40 * typical_s
@@ -278,7 +279,7 @@ def segment(lines: Lines, num_ranks: int, *, before_launch: bool = False) -> Seg
         return Segmentation(np.arange(n), np.ones(n))
     typical_s = shortest_pass(lines.t, lines.rank)
     span_max = SPAN * typical_s
-    sample = _learning_lines(lines, typical_s)
+    sample = learning_lines(lines, typical_s)
     learners = [
         _Learner(_Stretch(sample, scale, num_ranks, span_max), model)
         for model, scale in _starting_models(sample, typical_s, before_launch=before_launch)

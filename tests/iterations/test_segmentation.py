@@ -1,8 +1,11 @@
 """Segmentation of lines without labels: right on engines whose truth is known, in any order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from pdtrace.iterations import segmentation
 from pdtrace.iterations.segmentation import Lines, segment
 from tests.iterations.lockstep import run_engine
 
@@ -93,3 +96,14 @@ def test_long_logs_are_cut_and_joined_without_a_seam():
     assert len(found.block) == len(rows)
     assert (np.diff(found.block) >= 0).all()
     assert exact_share(rows, found) >= 0.95
+
+
+def test_long_logs_learn_from_continuations(monkeypatch):
+    """Guards long logs: what is left unfinished holds a rank, save where its stretch ends."""
+    monkeypatch.setattr(segmentation, "LEARN_LINES", 200)
+    lines = as_lines(run_engine(2, 300, seed=4))
+    unfinished = replace(lines, must=np.ones(len(lines), bool))
+    kept = segmentation.learning_lines(unfinished, 0.1)
+    assert len(kept) == 200
+    assert (~kept.must).sum() == 2 * segmentation.LEARN_STRETCHES
+    assert (~kept.must[-20:]).any()
