@@ -122,6 +122,11 @@ def _around(x: F64) -> F64:
     return out
 
 
+def _compositions(post: F64, kinds: F64) -> tuple[F64, F64]:
+    """Expected number of (kind before, kind) and of (length, kind), none of them nought."""
+    return kinds.sum(0) + 1.0, post.sum(0) + 0.5
+
+
 class _Stretch:
     """The arrays of one stretch of lines that do not change while learning."""
 
@@ -165,11 +170,8 @@ class _Stretch:
         return np.ascontiguousarray(np.broadcast_to(one, (n, 2, 2, self.m)))
 
     def local_prior(self, model: _Model, post: F64, kinds: F64) -> F64:
-        """Log prior from the composition of the traffic around each line; updates the shares."""
-        kind_sum = kinds.sum(0) + 1.0
-        size_sum = post.sum(0) + 0.5
-        model.kind_share = kind_sum / kind_sum.sum(1, keepdims=True)
-        model.size_share = size_sum / size_sum.sum(0)
+        """Log prior from the composition of the traffic around each line."""
+        kind_sum, size_sum = _compositions(post, kinds)
         kind = _around(kinds) + LOCAL_WEIGHT * (kind_sum / kind_sum.sum())[None]
         kind /= kind.sum(2, keepdims=True)
         size = _around(post) + LOCAL_WEIGHT * (size_sum / size_sum.sum())[None]
@@ -212,6 +214,9 @@ class _Learner:
                 idle = _weighted_median(samples[~real, 1], samples[~real, 2], self.start_idle, 5.0)
                 model.idle_s = min(idle, 0.9 * model.pass_s)
             self.lp = self.stretch.local_prior(model, post, kinds)
+            kind_sum, size_sum = _compositions(post, kinds)
+            model.kind_share = kind_sum / kind_sum.sum(1, keepdims=True)
+            model.size_share = size_sum / size_sum.sum(0)
             self.settled = self.rounds > 12 and abs(z - model.evidence) < 0.05
             model.evidence, self.post = float(z), post.sum(2)
             self.rounds += 1
@@ -367,9 +372,7 @@ def _posterior(
     for model, _ in chosen:
         stretch = _Stretch(lines, scales[model.scale_name], num_ranks, span_max)
         _, post, _, _, _, kinds, _, _ = stretch.run(model, stretch.flat_prior(model))
-        shares = model.kind_share, model.size_share
         lp = stretch.local_prior(model, post, kinds)
-        model.kind_share, model.size_share = shares
         posts.append(stretch.run(model, lp)[1].sum(2))
     weight = np.array([w for _, w in chosen])
     return _average(posts, weight / weight.sum())

@@ -1,5 +1,6 @@
 """Segmentation of lines without labels: right on engines whose truth is known, in any order."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -107,3 +108,17 @@ def test_long_logs_learn_from_continuations(monkeypatch):
     assert len(kept) == 200
     assert (~kept.must).sum() == 2 * segmentation.LEARN_STRETCHES
     assert (~kept.must[-20:]).any()
+
+
+def test_long_logs_give_the_same_every_time(monkeypatch):
+    """Guards the windows of a long log: worked on side by side, they must not see one another."""
+    monkeypatch.setattr(segmentation, "LEARN_LINES", 200)
+    monkeypatch.setattr(segmentation, "WINDOW_LINES", 40)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        lines = as_lines(run_engine(2, 2500, seed=4))
+        first, *others = [segment(lines, 2).confidence.tolist() for _ in range(4)]
+    finally:
+        sys.setswitchinterval(before)
+    assert all(x == first for x in others)
