@@ -34,6 +34,7 @@ BLIND = 0.2  # a check that sees no change below this cannot be said to have pas
 MIN_LOST = 5  # requests without an answer that are more than chance, beyond the baseline's share
 LOST_SHARE = 0.01
 LOST = "num_unfinished_requests"
+DELAYER = "num_runs_without_delayer"
 
 
 def check_runs(
@@ -124,6 +125,7 @@ def _judge(
         if not any(t.matched and t.matched.is_alien for t in tested):
             findings += _judge_lost(tested, baseline)
         if not reasons:
+            findings += _judge_delayer(tested, baseline, rules)
             changes = _judge_against(tested, baseline, rules, alpha, notes)
             findings = [*tell_apart(findings, changes, tested), *changes]
     notes += describe_stalls(findings, tested)
@@ -178,6 +180,34 @@ def _judge_lost(tested: Sequence[Tested], baseline: Baseline) -> list[Finding]:
             change=lost - share * sent,
             limit=float(allowed),
             where=died if is_worse else None,
+        )
+    ]
+
+
+def _judge_delayer(tested: Sequence[Tested], baseline: Baseline, rules: Rules) -> list[Finding]:
+    """A delayer that the baseline had and a run has not: where it matters little, numbers hide it.
+
+    There is no finding where the delayer was not lost; of repeats, each judged alone tells it.
+    """
+    before = baseline.engine.delayer
+    off = sum(t.record.engine.delayer.enabled is False for t in tested)
+    if "A" not in rules.tiers or not before.enabled or off < len(tested):
+        return []
+    return [
+        Finding(
+            metric=DELAYER,
+            title="runs with the PrefillDelayer off",
+            rule="on, as in the baseline",
+            tier="A",
+            verdict=Verdict.FAIL,
+            value=float(off),
+            baseline=0.0,
+            unit="runs",
+            reason=f"off, in the baseline {describe_delayer(before)}",
+            better="lower",
+            scale="absolute",
+            change=float(off),
+            limit=0.0,
         )
     ]
 

@@ -45,7 +45,7 @@ def tell_apart(
 
 def describe_stalls(findings: Sequence[Finding], tested: Sequence[Tested]) -> Iterator[str]:
     """One line a run that stalled: of which values that is left out; none where of no value."""
-    judged = [f for f in findings if f.value is not None]
+    judged = [f for f in findings if f.value is not None and f.unit != "runs"]
     whole = list(dict.fromkeys(f.title for f in judged if is_of_whole_run(f, tested)))
     if len(whole) == len({f.title for f in judged}):
         return

@@ -15,6 +15,7 @@ from pdtrace.check.records import build_record
 from pdtrace.check.rules import Rules, parse_rule
 from pdtrace.check.verdicts import Verdict
 from pdtrace.errors import UsageError
+from pdtrace.run import DelayerInfo
 from tests.check.recorded import baseline_of, check, load, verdict_of
 
 FUSION = ("iterations_per_thousand_requests", "solo_iteration_ratio", "idle_rank_pass_ratio",
@@ -60,6 +61,18 @@ def test_lost_fusion_fails(name, baseline, source):
     assert (result.verdict, result.exit_code) == (Verdict.FAIL, 1)
     for metric in FUSION:
         assert verdict_of(result, metric) == "fail"
+
+
+def test_a_delayer_that_is_gone_fails_where_no_number_shows_it():
+    """At many ranks or on an even load the counts may hide for long that the flag was lost."""
+    before = baseline_of("h100x2-off")
+    (record,) = before.records
+    engine = replace(record.engine, delayer=DelayerInfo(enabled=True, max_delay_passes=30))
+    result = check("h100x2-off", replace(before, records=(replace(record, engine=engine),)))
+    (lost,) = result.of(Verdict.FAIL)
+    assert lost.metric == "num_runs_without_delayer"
+    assert result.exit_code == 1
+    assert not check("h100x2-off", before).of(Verdict.FAIL)
 
 
 @pytest.mark.parametrize("source", ["scheduler_log", "otel_spans"])
