@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdtrace.iterations.clocks import OFFSET_REACH_S, align_groups, refine_times
+from pdtrace.iterations.clocks import OFFSET_REACH_S, RefinedTimes, align_groups, refine_times
 from pdtrace.iterations.scales import shortest_pass
 from pdtrace.iterations.segmentation import Lines, quick_evidence, segment
 
@@ -48,12 +48,15 @@ def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> Inferred:
         note: Told what could not be used.
     """
     t, window, ordered = evidence.t, np.zeros(len(evidence)), True
+    max_confidence = 1.0
     if coarse:
         refined = refine_times(
             evidence.t, evidence.resolution, evidence.file, evidence.rank, evidence.gap,
             evidence.throughput, evidence.num_ranks,
         )  # fmt: skip
         t, window, ordered = refined.t, refined.window, refined.ordered
+        max_confidence = refined.max_confidence
+        _note_losses(refined, len(t), note)
     shift: F64 | None = None
     several = len(np.unique(evidence.file)) > 1
     if several or not ordered:
@@ -70,7 +73,23 @@ def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> Inferred:
     found = segment(lines, evidence.num_ranks, before_launch=evidence.before_launch)
     block = np.empty(len(t), np.int64)
     block[order] = found.block
-    return Inferred(t, block, found.confidence, shift)
+    return Inferred(t, block, np.minimum(found.confidence, max_confidence), shift)
+
+
+def _note_losses(refined: RefinedTimes, num_lines: int, note: Note) -> None:
+    if refined.num_lost:
+        note(
+            "printed gaps do not reach back to the rank's line before: lines were lost, or the "
+            "clock was stepped",
+            refined.num_lost,
+        )
+    if not refined.ordered:
+        note(
+            "the lines do not stand in the order of writing, which whole-second stamps need: "
+            f"confidence is at most {refined.max_confidence:g}; record with SGLANG_LOG_MS=1 or "
+            "SGLANG_LOG_FORWARD_ITERS=1",
+            num_lines,
+        )
 
 
 def _align(

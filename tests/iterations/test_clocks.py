@@ -52,6 +52,7 @@ def test_order_that_is_not_of_writing_is_noticed():
         throughput[order], 2,
     )  # fmt: skip
     assert not refined.ordered
+    assert refined.max_confidence < 0.9
 
 
 def test_contradicting_throughputs_are_counted():
@@ -72,3 +73,30 @@ def test_recurring_difference_is_among_the_candidates(shift):
     other = reference[rng.random(150) < 0.5] - shift
     found = offset_candidates(reference, np.sort(other), 5.0, 0.002)
     assert min(abs(c - shift) for c in found) < 0.003
+
+
+def refine_without(seed, lost):
+    """Times refined of whole seconds without some lines, less the true ones."""
+    t, rank, gap, throughput = stamped(seed, num=300)
+    kept = np.setdiff1d(np.arange(len(t)), lost)
+    refined = refine_times(
+        np.floor(t)[kept], np.ones(len(kept)), np.zeros(len(kept), int), rank[kept], gap[kept],
+        throughput[kept], 2,
+    )  # fmt: skip
+    return refined, refined.t - t[kept]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(60, 240))
+def test_a_lost_line_leaves_the_other_lines_their_times(seed, lost):
+    """Guards whole-second logs that miss a line: its gap must not shift all that follow."""
+    refined, error = refine_without(seed, [lost])
+    assert refined.ordered
+    assert refined.max_confidence == 1
+    assert np.mean(np.abs(np.diff(error)) < 0.03) > 0.97
+
+
+def test_lost_lines_are_counted():
+    """Guards the warning: a healthy log has no loss, one that misses lines does."""
+    assert refine_without(3, [])[0].num_lost == 0
+    assert 1 <= refine_without(3, [50, 150, 220])[0].num_lost <= 3
