@@ -10,7 +10,7 @@ among the differences that recur most, and decided by how well the lines then fa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -244,6 +244,16 @@ def refine_times(
         num_ranks: DP ranks.
         settle: Bound the ranks against one another by the order of the lines.
     """
+    start = np.full(int(file.max()) + 1, np.inf)
+    np.minimum.at(start, file, stamp)
+    if (np.diff(start[file]) < 0).any():  # pieces of a rotated log, the newest first
+        order = np.argsort(start[file], kind="stable")
+        found = refine_times(
+            stamp[order], resolution[order], file[order], rank[order], gap[order],
+            throughput[order], num_ranks, settle=settle,
+        )  # fmt: skip
+        back = np.argsort(order, kind="stable")
+        return replace(found, t=found.t[back], window=found.window[back])
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.where(throughput > 0, 0.005 * gap / throughput, np.inf)
     lines = (rank, stamp, resolution, gap, error, num_ranks, file)
@@ -283,6 +293,22 @@ def _settle(
 def _window(low: F64, high: F64, chain: I64) -> F64:
     window: F64 = np.maximum(high - low, 0.0)[chain]
     return window
+
+
+def find_clocks(file: I64, rank: I64) -> I64:
+    """Clock of each line, 0-based: files that hold the same rank are pieces of one node's log.
+
+    Args:
+        file, rank: File and DP rank of each line.
+    """
+    pairs = np.unique(np.stack([file, rank]), axis=1)
+    clock = np.arange(int(file.max()) + 1)
+    of_rank: dict[int, int] = {}
+    for f, r in pairs.T.tolist():
+        mine, other = clock[f], clock[of_rank.setdefault(r, f)]
+        clock[clock == max(mine, other)] = min(mine, other)
+    found: I64 = np.unique(clock[file], return_inverse=True)[1].astype(np.int64)
+    return found
 
 
 def offset_candidates(reference: F64, other: F64, reach_s: float, kernel_s: float) -> list[float]:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdtrace.iterations.clocks import OFFSET_REACH_S, RefinedTimes, align_groups, refine_times
+from pdtrace.iterations.clocks import (
+    OFFSET_REACH_S,
+    RefinedTimes,
+    align_groups,
+    find_clocks,
+    refine_times,
+)
 from pdtrace.iterations.scales import shortest_pass
 from pdtrace.iterations.segmentation import Lines, quick_evidence, segment
 
@@ -58,9 +64,10 @@ def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> Inferred:
         max_confidence = refined.max_confidence
         _note_losses(refined, len(t), note)
     shift: F64 | None = None
-    several = len(np.unique(evidence.file)) > 1
+    clock = find_clocks(evidence.file, evidence.rank)
+    several = int(clock.max()) > 0
     if several or not ordered:
-        t, shift = _align(evidence, t, coarse=coarse, several=several, window=window, note=note)
+        t, shift = _align(evidence, t, clock, coarse=coarse, window=window, note=note)
     order = np.argsort(t, kind="stable")
     lines = Lines(
         t[order],
@@ -93,10 +100,11 @@ def _note_losses(refined: RefinedTimes, num_lines: int, note: Note) -> None:
 
 
 def _align(
-    evidence: Evidence, t: F64, *, coarse: bool, several: bool, window: F64, note: Note
+    evidence: Evidence, t: F64, clock: I64, *, coarse: bool, window: F64, note: Note
 ) -> tuple[F64, F64 | None]:
-    """Shift files (or, where the order of one file is not that of writing, ranks) together."""
-    group = evidence.file if several else evidence.rank
+    """Shift clocks (or, where the order of one file is not that of writing, ranks) together."""
+    several = int(clock.max()) > 0
+    group = clock if several else evidence.rank
     _, group = np.unique(group, return_inverse=True)
 
     def evidence_of(shifted: F64, seen: NDArray[np.bool_]) -> float:

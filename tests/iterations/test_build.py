@@ -143,6 +143,24 @@ def test_skewed_clocks_of_one_file_a_rank_are_aligned(tmp_path, labels):
     assert any("clock" in w for w in run.warnings)
 
 
+@pytest.mark.parametrize("form", ["milliseconds", "seconds"])
+def test_pieces_of_a_rotated_log_are_one_log(tmp_path, form):
+    """Guards rotation: three pieces, the newest first, give the iterations of the whole log."""
+    lines = without_labels(read_sample("h100x2-off"))
+    lines = [x for x in lines if "ReqTimeStats" not in x]
+    if form == "seconds":
+        lines = [STAMP.sub(r"[\1", x) for x in lines]
+    whole = load(tmp_path, lines)
+    n = len(lines)
+    pieces = [lines[: n // 3], lines[n // 3 : 2 * n // 3], lines[2 * n // 3 :]]
+    paths = [tmp_path / f"server.log.{i}" for i in (2, 1, 0)]
+    for path, piece in zip(paths, pieces, strict=True):
+        path.write_text("".join(piece))
+    run = pdtrace.load(*reversed(paths))
+    assert run.iterations["fusion_width"].to_list() == whole.iterations["fusion_width"].to_list()
+    assert run.warnings == whole.warnings
+
+
 def test_grid_is_complete_and_adds_up(tmp_path):
     """Guards the grid: one row for each iteration × rank, and its roles add up to the widths."""
     run = load(tmp_path, read_sample("h100x2-off"))

@@ -86,14 +86,13 @@ def refine_without(seed, lost):
     return refined, refined.t - t[kept]
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.integers(60, 240))
-def test_a_lost_line_leaves_the_other_lines_their_times(seed, lost):
+def test_a_lost_line_leaves_the_other_lines_their_times():
     """Guards whole-second logs that miss a line: its gap must not shift all that follow."""
-    refined, error = refine_without(seed, [lost])
-    assert refined.ordered
-    assert refined.max_confidence == 1
-    assert np.mean(np.abs(np.diff(error)) < 0.03) > 0.97
+    for seed in range(40):
+        refined, error = refine_without(seed, [60 + 4 * seed])
+        assert refined.ordered
+        assert refined.max_confidence == 1
+        assert np.mean(np.abs(np.diff(error)) < 0.03) > 0.98
 
 
 def test_lost_lines_are_counted():

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # Whatever a rank prints has its tag, from start-up on: it shows that its lines are in the file.
 _TAG = re.compile(rb"(?m)^\[[-0-9T:,. ]{19,32} DP(\d{1,4}) ")
 _TAGGED_BYTES = 4_000_000  # start-up is over long before
+_CUT_NS = 50_000_000  # ranks write this much out of order where a log is cut
 _FOREIGN_BATCH = re.compile(rb"(?:Prefill|Decode) batch(?: \[\d+\])?[.,] #")
 
 
@@ -293,7 +294,9 @@ def _find_mixed(
                 or not a.rank_state.dp_ranks & b.rank_state.dp_ranks
             ):
                 continue
-            if a.time_range[0] <= b.time_range[1] and b.time_range[0] <= a.time_range[1]:
+            # pieces of one log may share the stamp at which it was cut
+            common = min(a.time_range[1], b.time_range[1]) - max(a.time_range[0], b.time_range[0])
+            if common > max(a.resolution, b.resolution, _CUT_NS):
                 found.append(
                     f"{files[i].path} and {files[j].path} hold the same DP rank at the same time:"
                     " two engines? Analyse them one by one"

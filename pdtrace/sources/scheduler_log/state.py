@@ -110,6 +110,7 @@ class LogState:
     num_lines: int = 0
     num_headers: int = 0
     time_range: tuple[int, int] | None = None
+    resolution: int = 0  # of the stamps, ns
     seen_ranks: set[int] = field(default_factory=set)
     _is_started: bool = False
     _since_args: bool = False
@@ -318,6 +319,7 @@ class LogState:
         if self.time_range is not None:
             low, high = min(low, self.time_range[0]), max(high, self.time_range[1])
         self.time_range = (low, high)
+        self.resolution = max(self.resolution, int(resolution.max()))
         self.spill.append(build_chunk(folded, ts=ts, resolution=resolution))
 
     def _add_starts(self, lines: list[int]) -> None:
