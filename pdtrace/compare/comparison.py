@@ -340,7 +340,8 @@ def _measure(
 
 def _without_claim(row: Compared, note: str) -> Compared:
     """The row of a metric made of durations that are not known well enough to judge it."""
-    if row.quantity.name not in OF_DURATIONS or row.verdict not in ("better", "worse"):
+    is_open = row.verdict == "unmeasured" or row.change_ratio == 0
+    if row.quantity.name not in OF_DURATIONS or is_open:
         return row
     return replace(row, verdict="inconclusive", note=note)
 

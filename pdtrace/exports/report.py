@@ -20,6 +20,7 @@ from pdtrace.exports.explained import (
 from pdtrace.exports.section import Section
 from pdtrace.exports.strip import Strip, find_worst_stretch
 from pdtrace.exports.summary import WIDTH_PREFIX, release_of
+from pdtrace.metrics.tally import MOST_BOUNDED
 from pdtrace.wording import (
     UNKNOWN,
     name_ranks,
@@ -132,6 +133,7 @@ def build_verdict(run: Run, m: Numbers) -> Iterator[str]:
         return
     speed = m.get("prefill_throughput_tok_s")
     pace = "" if speed is None else f", {whole(speed)} tok/s while busy"
+    pace += " (estimated, too)" if is_rough(m) else ""
     yield (
         f"{whole(m.get('num_new_tokens'))} prompt tokens computed: engine busy "
         f"{seconds(m.get('busy_seconds'))} of {seconds(m.get('span_seconds'))}{pace}."
@@ -168,14 +170,19 @@ def idle_sentence(run: Run, m: Numbers) -> str:
         m.get(name) for name in ("idle_rank_seconds", "idle_gpu_hours", "idle_cost_usd")
     )
     whole_time = idle / share if share and idle else (m.get("busy_seconds") or 0) * run.dp_size
-    bounded, n = m.get("num_bounded_durations") or 0.0, m.get("num_iterations") or 1.0
-    estimated = "" if bounded <= 0.2 * n else " (estimated: the log does not say when passes began)"
+    estimated = " (estimated: the log does not say when passes began)" if is_rough(m) else ""
     money = "" if hours is None else f", {significant(hours)} GPU hours"
     money += "" if cost is None else f", {significant(cost)} USD"
     return (
         f"{percent(share)} of rank time was idle: {number(idle, 1)} of "
         f"{number(whole_time, 1)} rank-seconds{money}{estimated}."
     )
+
+
+def is_rough(m: Numbers) -> bool:
+    """Whether so many durations are rough that their sums are estimates."""
+    num_rough, n = m.get("num_bounded_durations") or 0.0, m.get("num_iterations") or 1.0
+    return num_rough > MOST_BOUNDED * n
 
 
 def width_section(run: Run, m: Numbers) -> Section | None:

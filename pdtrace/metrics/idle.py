@@ -14,6 +14,7 @@ from pdtrace.metrics.tally import (
     Prices,
     as_seconds,
     measure_tallies,
+    note_rough,
     total,
 )
 from pdtrace.wording import name_ranks
@@ -31,6 +32,7 @@ class IdleTally:
         self.missing_ranks = run.missing_ranks
         self.prices = prices
         self.num_passes = self.num_idle = self.num_unknown = self.num_untimed = 0
+        self.num_timed = self.num_bounded = 0
         self.all_ns = self.idle_ns = self.unknown_ns = 0
 
     def add(self, part: Part) -> None:
@@ -40,6 +42,8 @@ class IdleTally:
         self.num_idle += total(frame["num_idle_ranks"])
         self.num_unknown += total(frame["num_unknown_ranks"])
         self.num_untimed += total(frame.filter(pl.col("duration").is_null())["num_idle_ranks"])
+        self.num_timed += frame["duration"].count()
+        self.num_bounded += frame.filter(pl.col("duration_source") == "bounded").height
         ns = pl.col("duration").cast(pl.Int64)
         times = frame.select(
             (ns * pl.col(name).cast(pl.Int64)).sum().alias(name)
@@ -69,6 +73,8 @@ class IdleTally:
             time_note = NO_DURATION
         elif self.num_untimed:
             time_note = f"{self.num_untimed} idle rank passes without a duration are left out"
+        if has_time:
+            time_note = note_rough(self.num_bounded, self.num_timed, time_note)
         seconds = as_seconds(self.idle_ns) if has_time else None
         up_to = (self.num_idle + self.num_unknown) if self.num_unknown else None
         # unread ranks may have run iterations of their own, which no bound here would hold

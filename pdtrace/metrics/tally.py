@@ -26,6 +26,7 @@ NO_GROUPING = (
     "prefill batches were read, but could not be put into iterations; labels "
     "(SGLANG_LOG_FORWARD_ITERS=1) or milliseconds (SGLANG_LOG_MS=1) would give it"
 )
+MOST_BOUNDED = 0.2  # share of durations that may be rough before what is made of them is so
 NO_DURATION = "no iteration has a duration; lines with milliseconds or printed throughput give it"
 
 
@@ -177,3 +178,20 @@ class Sample:
     def max(self) -> float | None:
         """Largest value; None if there is none."""
         return max((float(c.max()) for c in self._chunks if len(c)), default=None)
+
+
+def note_rough(num_bounded: int, num_timed: int, note: str | None) -> str | None:
+    """The note of a number made of durations, with how many of these are rough, if many are.
+
+    Args:
+        num_bounded: Durations taken from a gap that may also hold waiting.
+        num_timed: Durations.
+        note: What else is to be said.
+    """
+    if num_bounded <= MOST_BOUNDED * num_timed:
+        return note
+    rough = (
+        f"estimated: {num_bounded} of {num_timed} durations are gaps that may hold waiting too, as "
+        "the log does not say when passes began; request time stats or spans tell it"
+    )
+    return "; ".join(x for x in (note, rough) if x)

@@ -17,6 +17,7 @@ from pdtrace.metrics.tally import (
     measure_tallies,
     note_missing,
     note_partial,
+    note_rough,
     total,
 )
 
@@ -33,7 +34,7 @@ class ThroughputTally:
         self.num_unplaced = self.unplaced_tokens = 0
         self.tokens = self.timed_tokens = self.padded_size = 0
         self.busy_ns = self.prefill_ns = 0
-        self.num_timed_prefills = 0
+        self.num_timed_prefills = self.num_bounded = 0
         self.spans: dict[int, tuple[int, int]] = {}
 
     def add(self, part: Part) -> None:
@@ -46,6 +47,7 @@ class ThroughputTally:
         prefills = timed.filter(pl.col("fusion_width") > 0)
         self.num_iterations += frame.height
         self.num_timed += timed.height
+        self.num_bounded += timed.filter(pl.col("duration_source") == "bounded").height
         self.num_timed_prefills += prefills.height
         self.tokens += total(frame["num_new_tokens"])
         self.timed_tokens += total(prefills["num_new_tokens"])
@@ -76,6 +78,7 @@ class ThroughputTally:
             if untimed
             else None
         )
+        note = note_rough(self.num_bounded, self.num_timed, note)
         busy = as_seconds(self.busy_ns) if self.num_timed else None
         span = as_seconds(sum(end - start for start, end in self.spans.values())) if n else None
         padded = self.padded_size - self.tokens

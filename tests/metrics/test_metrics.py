@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,18 @@ def test_waits_that_were_not_found_are_no_zero() -> None:
     row = values(run)["delay_seconds_total"]
     assert row["value"] is None
     assert "4,215" in row["note"]
+
+
+def test_sums_of_rough_durations_say_so(tmp_path: Path) -> None:
+    """From a bare log times are taken from gaps; nobody may read them as measured."""
+    lines = gzip.decompress((SAMPLES / "cpu-dp4-on" / "server.log.gz").read_bytes()).splitlines()
+    log = tmp_path / "server.log"
+    log.write_bytes(b"\n".join(line for line in lines if b"ReqTimeStats" not in line))
+    m = values(load(log))
+    for name in ("busy_seconds", "prefill_throughput_tok_s", "idle_rank_seconds"):
+        assert "estimated" in m[name]["note"]
+    for name in ("num_new_tokens", "num_iterations"):
+        assert m[name]["note"] is None
 
 
 def test_an_id_that_comes_again_is_another_request() -> None:
