@@ -21,7 +21,7 @@ from pdtrace.sources.scheduler_log.blocks import (
 )
 from pdtrace.sources.scheduler_log.clock import Clock
 from pdtrace.sources.scheduler_log.reference import EMBEDDED
-from pdtrace.sources.scheduler_log.state import LogState
+from pdtrace.sources.scheduler_log.state import COPIES, LogState
 from pdtrace.sources.scheduler_log.wrappers import Unwrapper
 from pdtrace.sources.spill import EventChunks
 from pdtrace.untrusted import show
@@ -246,6 +246,12 @@ def _join_engine(
             warnings.append(
                 f"{file.path}: {state.clock.num_disagreeing} lines carry a wrapper time that"
                 " disagrees with their own; their own was kept"
+            )
+        num_copies = state.skipped[COPIES]
+        if num_copies:
+            warnings.append(
+                f"{file.path}: {num_copies} lines repeat one just before them with its stamp and"
+                " all its figures; these copies were left out"
             )
         num_torn = state.skipped["torn line"]
         if num_torn:

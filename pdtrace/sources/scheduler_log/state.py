@@ -17,6 +17,7 @@ from pdtrace.schema import DECISIONS, REQUESTS
 from pdtrace.sources.scheduler_log import catalogue as cat
 from pdtrace.sources.scheduler_log import ranks, torn
 from pdtrace.sources.scheduler_log.clock import Clock
+from pdtrace.sources.scheduler_log.copies import RecentLines
 from pdtrace.sources.scheduler_log.engine import EngineFacts
 from pdtrace.sources.scheduler_log.frames import build_chunk
 from pdtrace.sources.scheduler_log.reference import (
@@ -60,9 +61,11 @@ _DELAYER_CASES = (
 _PREFILLABLE = re.compile(rb"num_prefillable=(\d{1,4})\b")
 _EXECUTED = re.compile(rb"actual_execution=(True|False)")
 _GROUP_ROWS = 50_000
+COPIES = "copy of a line before it"
 
 
 _MULTI_LINE = frozenset({cat.EXCEPTION, cat.TRACEBACK, cat.TORN})
+_TOLD = frozenset({cat.TIME_STATS, cat.SERVER_ARGS})  # never printed twice in one second
 _KERNEL = "pdtrace.sources.scheduler_log.kernel"
 _TIME_STATS = (b"ReqTimeStats(", b"Req Time Stats(")
 
@@ -116,6 +119,7 @@ class LogState:
     _since_args: bool = False
     _kinds: Counter[str] = field(default_factory=Counter)
     _stats: list[StatsLine] = field(default_factory=list)
+    _recent: RecentLines = field(default_factory=RecentLines)
     _torn: torn.TornLines = field(default_factory=torn.TornLines)
     _starts: list[int] = field(default_factory=list)
     _rows: list[_Rows] = field(default_factory=list)
@@ -223,6 +227,10 @@ class LogState:
         message = strip_end(body).decode("utf-8", "replace")
         dp_rank = None if head is None or head.dp_rank == cat.ABSENT else head.dp_rank
         at = self._line_number(number, wrapped)
+        has_ms = head is not None and bool(head.bits & cat.HAS_MS)
+        if (code in _TOLD or (code == cat.DELAYER and has_ms)) and self._recent.repeats(line):
+            self.skipped[COPIES] += 1
+            return
         if code == cat.SERVER_ARGS:
             self._start_engine(message, number, at, ints)
         else:
@@ -304,6 +312,13 @@ class LogState:
             times = np.concatenate([r[2] for r in self._rows if r[2] is not None])
         self._rows = []
         self._num_waiting = 0
+        is_copy = self._recent.find_copies(ints, floats)
+        if is_copy.any():
+            self.skipped[COPIES] += int(is_copy.sum())
+            ints, floats = ints[:, ~is_copy], floats[:, ~is_copy]
+            times = None if times is None else times[~is_copy]
+            if not ints.shape[1]:
+                return
         num_read = ints.shape[1]
         folded = self.rank_state.fold(ints, floats, self._starts, using=_choose_fold(num_read))
         num_dropped = num_read - folded.run.size

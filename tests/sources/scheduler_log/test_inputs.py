@@ -157,6 +157,26 @@ def test_same_rank_in_two_files_at_once_is_two_engines(write_log):
     assert any("two engines" in w for w in recording.warnings)
 
 
+@pytest.mark.parametrize("share", [1, 10])
+def test_copies_of_lines_are_left_out(share, write_log, plain_events):
+    """Lines that a second handler wrote again, all or a few, are no events of their own."""
+    lines = PLAIN.splitlines(keepends=True)
+    text = b"".join(x * 2 if i % share == 0 else x for i, x in enumerate(lines))
+    recording = read([write_log(text)])
+    assert events_of(recording).drop("line").equals(plain_events.drop("line"))
+    assert any("copies were left out" in w for w in recording.warnings)
+
+
+def test_equal_batches_of_one_second_are_no_copies(write_log):
+    """Without a label, milliseconds and throughput, two equal lines may be two batches."""
+    line = prefill_line(0)
+    bare = line.split(", input throughput")[0] + "\n"
+    bare = "[" + bare[1:20] + bare[bare.index(" DP") :]
+    recording = read([write_log(bare * 2)])
+    assert recording.num_events == 2
+    assert not recording.warnings
+
+
 def test_torn_lines_are_put_together(write_log):
     """A line that another rank's line was written into is recovered, and so is the other."""
     a, b, c = THREE
