@@ -14,8 +14,9 @@ from pdtrace.iterations.clocks import (
     find_clocks,
     refine_times,
 )
+from pdtrace.iterations.doubts import UNDECIDED, are_turns
 from pdtrace.iterations.scales import shortest_pass
-from pdtrace.iterations.segmentation import Lines, quick_evidence, segment
+from pdtrace.iterations.segmentation import Lines, Segmentation, quick_evidence, segment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,7 +81,22 @@ def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> Inferred:
     found = segment(lines, evidence.num_ranks, before_launch=evidence.before_launch)
     block = np.empty(len(t), np.int64)
     block[order] = found.block
-    return Inferred(t, block, np.minimum(found.confidence, max_confidence), shift)
+    confidence = np.minimum(_doubt_turns(lines, found, note), max_confidence)
+    return Inferred(t, block, confidence, shift)
+
+
+def _doubt_turns(lines: Lines, found: Segmentation, note: Note) -> F64:
+    """Confidence, with that of blocks that may be ranks taking turns capped, and a note of it."""
+    doubtful = are_turns(lines, found.block)
+    told = doubtful & (found.confidence > UNDECIDED)
+    if told.any():
+        note(
+            "ranks either share passes here or take turns in shorter ones, and the times fit both; "
+            "the confidence of these iterations is at most 0.5 (request time stats from 0.5.12, "
+            "SGLANG_LOG_FORWARD_ITERS=1 from 0.5.4, or spans would tell)",
+            int(told[found.block].sum()),
+        )
+    return np.where(doubtful, np.minimum(found.confidence, UNDECIDED), found.confidence)
 
 
 def _note_losses(refined: RefinedTimes, num_lines: int, note: Note) -> None:

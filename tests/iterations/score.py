@@ -24,11 +24,13 @@ class Score:
         exact: Share of the true iterations that were rebuilt with exactly their lines.
         confidence: Of each rebuilt iteration.
         is_right: Whether it is a true one.
+        warnings: What the run says of itself.
     """
 
     exact: float
     confidence: np.ndarray
     is_right: np.ndarray
+    warnings: tuple[str, ...]
 
 
 def score_run(run: Run, truth: Mapping[str, Any], old_line: Mapping[int, int]) -> Score:
@@ -53,6 +55,7 @@ def score_run(run: Run, truth: Mapping[str, Any], old_line: Mapping[int, int]) -
         exact=sum(right.values()) / len(true),
         confidence=np.array([sure[number] for number in right]),
         is_right=np.array(list(right.values())),
+        warnings=run.warnings,
     )
 
 

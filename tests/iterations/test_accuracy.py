@@ -97,6 +97,21 @@ def test_nothing_is_reported_of_a_pass_before_all_ranks_selected(rebuild):
     assert rebuild("cpu-dp8-off", "ms+stats", (134, 184)).exact >= 0.98
 
 
+def test_turns_that_the_times_cannot_tell_are_doubted(rebuild):
+    """Ranks in turn look like ranks together at half the rate: confidence and a warning say so."""
+    turns = rebuild("h100x2-off", "ms", (7, 31))
+    assert turns.confidence.max() <= 0.5
+    assert sum("take turns" in text for text in turns.warnings) == 1
+
+
+def test_passes_that_ranks_share_are_not_doubted(rebuild):
+    """The same prompts with the ranks held together: the times tell, and no warning is given."""
+    shared = rebuild("h100x2-on", "ms", (4, 16))
+    assert shared.exact == 1
+    assert shared.confidence.min() >= 0.95
+    assert not any("take turns" in text for text in shared.warnings)
+
+
 @pytest.mark.parametrize("variant", ["ms", "s"])
 def test_mean_share_without_time_stats(rebuild, variant):
     """Without labels and time stats, 98 of 100 iterations are exact on average of recordings."""
