@@ -14,7 +14,7 @@ from pdtrace.iterations.clocks import (
     find_clocks,
     refine_times,
 )
-from pdtrace.iterations.doubts import UNDECIDED, are_turns
+from pdtrace.iterations.doubts import UNDECIDED, are_turns, cap_by_freedom
 from pdtrace.iterations.scales import shortest_pass
 from pdtrace.iterations.segmentation import Lines, Segmentation, quick_evidence, segment
 
@@ -82,6 +82,10 @@ def infer_blocks(evidence: Evidence, *, coarse: bool, note: Note) -> Inferred:
     block = np.empty(len(t), np.int64)
     block[order] = found.block
     confidence = np.minimum(_doubt_turns(lines, found, note), max_confidence)
+    if window.any():
+        pass_s = shortest_pass(lines.t, lines.rank)
+        cap = cap_by_freedom(lines, found.block, evidence.num_ranks, pass_s)
+        confidence = np.minimum(confidence, cap)
     return Inferred(t, block, confidence, shift)
 
 

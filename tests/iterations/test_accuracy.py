@@ -136,6 +136,16 @@ def test_high_confidence_is_deserved(rebuild, variant):
     assert is_right[confidence >= 0.99].mean() >= 0.98
 
 
+def test_few_whole_seconds_earn_little_confidence(rebuild):
+    """Logs of six iterations bound their ranks poorly: what is still sure of itself is right."""
+    scores = [rebuild(name, "s", (k, k + 6)) for name in RUNS for k in range(20, 90, 10)]
+    confidence = np.concatenate([s.confidence for s in scores])
+    is_right = np.concatenate([s.is_right for s in scores])
+    sure = confidence >= 0.9
+    assert sure.sum() >= 20
+    assert is_right[sure].mean() >= 0.93
+
+
 def test_calibration_error_is_what_it_says():
     """A measure that were always small would let any confidence pass."""
     sure = np.full(100, 0.75)

@@ -1,8 +1,10 @@
 """What the segmentation cannot know: doubted where two readings fit, and only there."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from pdtrace.iterations.doubts import are_turns
+from pdtrace.iterations.doubts import are_turns, cap_by_freedom, measure_freedom
 from pdtrace.iterations.segmentation import Lines
 
 
@@ -41,3 +43,23 @@ def test_pairs_with_selection_times_are_not_doubted():
     """Selection times have told whether the ranks took turns."""
     inside = np.random.default_rng(1).normal(0.15, 0.01, 40)
     assert not are_turns(*build_pairs(inside, selected=True)).any()
+
+
+def test_few_lines_leave_whole_seconds_free():
+    """Only gaps there and back bound two ranks, and each line no more than its stamps do."""
+    t = np.array([0.0, 0.03, 0.5, 0.9])
+    rank, window = np.array([0, 1, 0, 1]), np.full(4, 0.6)
+    # There 0.03 s, back 0.47 s: the ranks may lie 0.5 s apart.
+    assert np.allclose(measure_freedom(t, rank, window, 2), 0.5)
+    assert np.allclose(measure_freedom(t[:2], rank[:2], window[:2], 2), 0.6)
+    assert np.allclose(measure_freedom(t, rank, window / 6, 2), 0.1)
+
+
+def test_freedom_of_a_pass_leaves_a_block_undecided():
+    """A line that may be moved by a pass may belong to the iteration before or after it."""
+    lines, block = build_pairs(np.full(40, 0.001), between=0.1)
+    sure = cap_by_freedom(lines, block, 2, 0.1)
+    assert (sure == 1).all()
+    free = replace(lines, window=np.full(len(lines), 0.3))
+    assert np.allclose(cap_by_freedom(free, block, 2, 0.1), 0.5)
+    assert (cap_by_freedom(free, block, 2, 0.4) == 1).all()
