@@ -33,6 +33,12 @@ _COLUMNS = (
     ),
 )
 
+CONTENT: tuple[tuple[str, type[pl.DataType]], ...] = (
+    *((name, dtype) for name, _, dtype in _COLUMNS),
+    *((name, pl.Float64) for name in cat.FLOAT_FIELDS),
+)
+"""What a line prints beside its stamp, rank and kind: columns and their types."""
+
 
 def _build_column(
     values: NDArray[np.int64], low: int, high: int, dtype: type[pl.DataType]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from pdtrace.sources.scheduler_log.blocks import (
     read_plain,
 )
 from pdtrace.sources.scheduler_log.clock import Clock
+from pdtrace.sources.scheduler_log.overlaps import drop_overlaps
 from pdtrace.sources.scheduler_log.reference import EMBEDDED
 from pdtrace.sources.scheduler_log.state import COPIES, LogState
 from pdtrace.sources.scheduler_log.wrappers import Unwrapper
@@ -28,6 +30,7 @@ from pdtrace.untrusted import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from pdtrace.sources.formats import ReadOptions
     from pdtrace.sources.inputs import Input
@@ -74,8 +77,15 @@ def read_logs(inputs: Sequence[Input], options: ReadOptions) -> Recording:
                 skipped={k: v for k, v in state.skipped.items() if v},
             )
         )
-    _refuse_other_recordings(states, files)
-    engine, warnings = _join_engine(states, files, options)
+    copies = drop_overlaps(states)
+    files = [replace(f, num_events=s.spill.num_rows) for s, f in zip(states, files, strict=True)]
+    _refuse_other_recordings(states, files, copies.keys())
+    engine, warnings = _join_engine(states, files, options, copies.keys())
+    warnings += [
+        f"{show(files[j].path)}: {num} lines stand in {show(files[i].path)} too, with the same"
+        " stamps and figures; these copies were left out"
+        for (i, j), num in copies.items()
+    ]
     events = EventChunks([s.spill for s in states])
     return Recording(
         engine=engine,
@@ -171,7 +181,9 @@ def _check(source: Input, state: LogState, *, has_foreign: bool) -> None:
     )
 
 
-def _refuse_other_recordings(states: Sequence[LogState], files: Sequence[SourceFile]) -> None:
+def _refuse_other_recordings(
+    states: Sequence[LogState], files: Sequence[SourceFile], copies: AbstractSet[tuple[int, int]]
+) -> None:
     """Two logs that each start an engine and hold batches of the same ranks are two recordings.
 
     Logs of ranks, of nodes and rotated ones share no rank, differ in ``node_rank``, or have one
@@ -185,6 +197,8 @@ def _refuse_other_recordings(states: Sequence[LogState], files: Sequence[SourceF
                 or first.settings.get("node_rank") != second.settings.get("node_rank")
                 or not (first.num_prefill and second.num_prefill)
                 or not a.rank_state.dp_ranks & b.rank_state.dp_ranks
+                or (i, j) in copies
+                or (j, i) in copies
             ):
                 continue
             names = show(files[i].path), show(files[j].path)
@@ -215,7 +229,10 @@ def _last_with_prefill(facts: Sequence[EngineFacts]) -> EngineFacts:
 
 
 def _join_engine(
-    states: Sequence[LogState], files: Sequence[SourceFile], options: ReadOptions
+    states: Sequence[LogState],
+    files: Sequence[SourceFile],
+    options: ReadOptions,
+    copies: AbstractSet[tuple[int, int]],
 ) -> tuple[EngineInfo, list[str]]:
     warnings: list[str] = []
     chosen = [_last_with_prefill(s.facts) for s in states]
@@ -238,7 +255,7 @@ def _join_engine(
         main.clues.high = min(main.clues.high, other.clues.high)
     if not main.settings and info_settings:
         main.settings = info_settings
-    warnings += _find_mixed(states, files, main)
+    warnings += _find_mixed(states, files, main, copies)
     engine = main.build_info(dp_size=options.dp_size, release=release)
     for state, file in zip(states, files, strict=True):
         warnings += _compare_runs(state, file)
@@ -282,7 +299,10 @@ def _may_be(low: str, high: str, release: str) -> bool:
 
 
 def _find_mixed(
-    states: Sequence[LogState], files: Sequence[SourceFile], main: EngineFacts
+    states: Sequence[LogState],
+    files: Sequence[SourceFile],
+    main: EngineFacts,
+    copies: AbstractSet[tuple[int, int]],
 ) -> list[str]:
     found: list[str] = []
     for state, file in zip(states, files, strict=True):
@@ -294,15 +314,10 @@ def _find_mixed(
     for i, a in enumerate(states):
         for j in range(i + 1, len(states)):
             b = states[j]
-            if (
-                not a.time_range
-                or not b.time_range
-                or not a.rank_state.dp_ranks & b.rank_state.dp_ranks
-            ):
+            if not a.rank_state.dp_ranks & b.rank_state.dp_ranks or copies & {(i, j), (j, i)}:
                 continue
             # pieces of one log may share the stamp at which it was cut
-            common = min(a.time_range[1], b.time_range[1]) - max(a.time_range[0], b.time_range[0])
-            if common > max(a.resolution, b.resolution, _CUT_NS):
+            if a.overlap_ns(b) > max(a.resolution, b.resolution, _CUT_NS):
                 found.append(
                     f"{files[i].path} and {files[j].path} hold the same DP rank at the same time:"
                     " two engines? Analyse them one by one"

@@ -357,6 +357,13 @@ class LogState:
             facts.has_label |= row[ranks.NUM_LABELS] > 0
             facts.max_dp_rank = max(facts.max_dp_rank, row[ranks.MAX_DP])
 
+    def overlap_ns(self, other: LogState) -> int:
+        """Time that both files cover, negative if they are apart; -1 if one has no rows."""
+        if self.time_range is None or other.time_range is None:
+            return -1
+        (a, b), (c, d) = self.time_range, other.time_range
+        return min(b, d) - max(a, c)
+
     def read_requests(self) -> pl.DataFrame:
         """Table ``requests`` of this file."""
         return pl.concat([REQUESTS.empty(), *self.requests])

@@ -151,8 +151,8 @@ def test_files_are_merged_by_time(write_log):
 
 def test_same_rank_in_two_files_at_once_is_two_engines(write_log):
     """Logs of two engines given together are not taken for one in lock-step."""
-    text = "".join(THREE)
-    recording = read([write_log(text, "a.log"), write_log(text, "b.log")])
+    other = "".join(prefill_line(i, rank=i, tokens=200 + i) for i in range(3))
+    recording = read([write_log("".join(THREE), "a.log"), write_log(other, "b.log")])
     assert recording.engine.lock_step is False
     assert any("two engines" in w for w in recording.warnings)
 
@@ -175,6 +175,24 @@ def test_equal_batches_of_one_second_are_no_copies(write_log):
     recording = read([write_log(bare * 2)])
     assert recording.num_events == 2
     assert not recording.warnings
+
+
+@pytest.mark.parametrize("first", [0, 3, 15])
+def test_lines_of_two_overlapping_pieces_count_once(first, write_log, plain_events):
+    """Pieces of one log that overlap, or the same log twice, are one log and not two engines."""
+    lines = PLAIN.splitlines(keepends=True)
+    start = b"".join(x for x in lines if b"server_args" in x)
+    rest = [x for x in lines if b"server_args" not in x]
+    end = len(rest) if not first else first + 8
+    paths = [
+        write_log(start + b"".join(rest[:end]), "a.log"), write_log(b"".join(rest[first:]), "b.log")
+    ]  # fmt: skip
+    recording = read(paths)
+    whole = events_of(read([write_log(start + b"".join(rest), "whole.log")]))
+    where = ["line", "source_id", "event_id", "engine_run"]
+    assert events_of(recording).drop(where).equals(whole.drop(where))
+    assert any("copies were left out" in w for w in recording.warnings)
+    assert not any("two engines" in w for w in recording.warnings)
 
 
 def test_torn_lines_are_put_together(write_log):
