@@ -59,6 +59,8 @@ def _drop_rows(a: LogState, b: LogState) -> int:
         first += chunk.height
     kept.close()
     b.spill = kept
+    rest = own.filter(~lost)["ts"].dt.timestamp("ns").to_numpy()
+    b.time_range = (int(rest.min()), int(rest.max())) if rest.size else None
     return is_copy.height
 
 

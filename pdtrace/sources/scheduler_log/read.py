@@ -197,8 +197,8 @@ def _refuse_other_recordings(
                 or first.settings.get("node_rank") != second.settings.get("node_rank")
                 or not (first.num_prefill and second.num_prefill)
                 or not a.rank_state.dp_ranks & b.rank_state.dp_ranks
-                or (i, j) in copies
-                or (j, i) in copies
+                or not (a.spill.num_rows and b.spill.num_rows)
+                or copies & {(i, j), (j, i)}
             ):
                 continue
             names = show(files[i].path), show(files[j].path)

@@ -195,6 +195,12 @@ def test_lines_of_two_overlapping_pieces_count_once(first, write_log, plain_even
     assert not any("two engines" in w for w in recording.warnings)
 
 
+def test_a_log_given_three_times_is_one_log(write_log, plain_events):
+    """A file of which nothing is left after its copies went does not hinder the next."""
+    found = events_of(read([write_log(PLAIN, f"{i}.log") for i in range(3)]))
+    assert found["ts"].equals(plain_events["ts"])
+
+
 def test_torn_lines_are_put_together(write_log):
     """A line that another rank's line was written into is recovered, and so is the other."""
     a, b, c = THREE
