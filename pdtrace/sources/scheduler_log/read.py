@@ -202,8 +202,6 @@ def _refuse_other_recordings(
             ):
                 continue
             names = show(files[i].path), show(files[j].path)
-            if names[0] == names[1]:
-                raise UsageError(f"{names[0]} is named twice")
             remedy = (
                 f"set them side by side: pdtrace compare {names[0]} {names[1]}, or pdtrace "
                 "dashboard --page fleet"
