@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pdtrace
@@ -105,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         (``| head``) has had what it wanted: 0.
     """
     argv = sys.argv[1:] if argv is None else argv
+    open_closed_streams()
     is_debug = "--debug" in argv
     try:
         args = parse(argv)
@@ -123,9 +127,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = describe(error)
         if isinstance(error, UsageError):
             text = shorten_values(text, argv)
-        print(f"pdtrace: {text}", file=sys.stderr)  # noqa: T201 (the one error line)
+        with suppress(OSError):  # a full disk behind it must not look like a failed check
+            print(f"pdtrace: {text}", file=sys.stderr, flush=True)  # noqa: T201 (the one error line)
         return error.exit_code if isinstance(error, PdtraceError) else 2
     return code
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started with closed streams (``>&-``) ones that hold nothing."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 (for good)
+            setattr(sys, name, stream)
 
 
 def describe(error: Exception) -> str:

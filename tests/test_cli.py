@@ -470,3 +470,16 @@ def test_a_worst_stretch_is_no_whole_run() -> None:
     assert "Worst stretch" not in done.stdout
     done = pdtrace_cli("analyze", ROOT / "sample_logs" / "h100x2-off" / "server.log")
     assert "Worst stretch" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("redirection", "path", "code"),
+    [(">&-", "sample_logs/h100x2-on/server.log", 0), ("2>/dev/full", "/nowhere", 2),
+     ("<&-", "-", 2), ("2>&-", "/nowhere", 2)],
+)  # fmt: skip
+def test_closed_and_full_streams_do_not_change_the_verdict(redirection, path, code):
+    """A job without a terminal, or with a full disk behind its log, is no failed check."""
+    command = f"{sys.executable} -m pdtrace analyze {path} {redirection}"
+    told = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, check=False)
+    assert told.returncode == code
+    assert b"internal error" not in told.stderr + told.stdout

@@ -128,6 +128,14 @@ def _describe_default(measure: Measure) -> str:
     return f"at most {100 * measure.effect:g} % worse than the baseline"
 
 
+def _score(change: Change) -> float:
+    """How many errors a change is; none at all if nothing varies and nothing changed."""
+    error = change.error()
+    if error > 0:
+        return change.point / error
+    return 0.0 if change.point == 0 else math.copysign(math.inf, change.point)
+
+
 def judge_cases(cases: Sequence[Case], *, alpha: float = ALPHA) -> list[Finding]:
     """Judge all cases together.
 
@@ -136,7 +144,7 @@ def judge_cases(cases: Sequence[Case], *, alpha: float = ALPHA) -> list[Finding]
         alpha: Chance of any false failure that is accepted.
     """
     tested = [(i, c.change) for i, c in enumerate(cases) if isinstance(c.change, Change)]
-    tails = {i: student_tail(c.point / c.error(), c.freedom) for i, c in tested}
+    tails = {i: student_tail(_score(c), c.freedom) for i, c in tested}
     shown: set[int] = set()
     bar = alpha
     for rank, i in enumerate(sorted(tails, key=lambda k: tails[k])):

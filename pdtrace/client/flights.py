@@ -202,7 +202,8 @@ class Departure:
         except AnswerError as error:
             self._fail("answer", str(error))
         except (aiohttp.ClientError, OSError) as error:
-            self._fail("disconnected", repr(error))
+            # Not its repr: that holds the request's headers, and so the API key.
+            self._fail("disconnected", f"{type(error).__name__}: {error}")
         except asyncio.CancelledError:
             if flight.ended is None:
                 flight.kind, flight.error = "interrupted", "interrupted: the client stopped waiting"

@@ -14,6 +14,7 @@ from pdtrace.delayer.load import Load, Passes, read_load, read_passes, require_b
 from pdtrace.delayer.pass_cost import PassCost, fit_pass_cost, is_blocking
 from pdtrace.delayer.rules import ReleaseRules, rules_for
 from pdtrace.errors import InputError
+from pdtrace.wording import plural
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,12 +114,19 @@ def fit_engine(
     """
     if run.engine.role == "decode":
         raise InputError("nothing to replay: this is a decode engine, which prefills nothing")
-    load = read_load(requests)
+    fits = pl.col("dp_rank").is_null() | (pl.col("dp_rank") < run.dp_size)
+    num_alien = len(requests) - len(requests.filter(fits))
+    load = read_load(requests.filter(fits))
     passes = read_passes(run, load)
     known_chunk = max(float(run.engine.chunked_prefill_size or 0), 0.0)
     chunk = known_chunk or float(max(passes.tokens.max(), 1.0))
     require_believable(load, passes, chunk)
     notes: list[str] = []
+    if num_alien:
+        notes.append(
+            f"left out: {plural(num_alien, 'request')} of ranks that an engine of "
+            f"{plural(run.dp_size, 'DP rank')} does not have"
+        )
     if load.arrival_source != "routed":
         notes.append(
             f"arrivals are the times '{load.arrival_source}', not the controller's dispatch (spans "

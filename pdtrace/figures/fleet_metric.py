@@ -11,6 +11,7 @@ from pdtrace.figures.figure import HATCH, LIGHT, Figure, build_empty, build_layo
 from pdtrace.figures.fleet import Fleet
 from pdtrace.figures.labels import show_label
 from pdtrace.registry import describe_unknown
+from pdtrace.untrusted import show
 from pdtrace.wording import in_unit
 
 SUBJECT = "fleet"
@@ -80,7 +81,7 @@ def draw_fleet_metric(
         title,
         {"data": data, "layout": layout},
         pl.DataFrame(
-            {"run": [r.name for r, _ in found], f"{metric} ({unit})": [v for _, v in found]}
+            {"run": [show(r.name) for r, _ in found], f"{metric} ({unit})": [v for _, v in found]}
         ),
         f"{title} of {len(shown):,} runs: from {in_unit(found[0][1], unit)} to "
         f"{in_unit(found[-1][1], unit)}.",

@@ -64,6 +64,8 @@ def draw_same_requests(pair: Pair, *, phase: str = "") -> Figure:
     window = (-_MARGIN * longest, (1 + _MARGIN) * longest)
     ranks = [_choose_ranks(pair, s, chosen) for s in (0, 1)]
     rows = [(s, r) for s in (0, 1) for r in ranks[s]]
+    if not rows:
+        return build_empty(TITLE, "Nothing tells which passes served the requests.")
     place = {row: y + (0.9 if row[0] else 0.0) for y, row in enumerate(rows)}
     bars: list[dict[str, Any]] = []
     for s in (0, 1):

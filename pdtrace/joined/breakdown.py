@@ -80,7 +80,7 @@ def break_down(stages: pl.DataFrame) -> Breakdown:
             pl.col("is_estimated").any(),
             pl.col("note").drop_nulls().first(),
         )
-        .with_columns((pl.col("mean_s") / pl.col("mean_s").sum()).alias("share"))
+        .with_columns((pl.col("mean_s") / pl.col("mean_s").sum()).fill_nan(0.0).alias("share"))
     )
     order = pl.col("stage").cast(pl.Enum(STAGES)), pl.col("held_by").cast(pl.Enum(HOLDS))
     table = TTFT_BREAKDOWN.conform(table.with_columns(*order)).sort("stage", "held_by")

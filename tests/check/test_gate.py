@@ -326,3 +326,10 @@ def test_a_bound_and_a_change_of_one_metric_say_how_they_differ():
     (note,) = (note for note in result.notes if "stalled iter" in note)
     assert "counted in: request latency, mean, whole run" in note
     assert len({f.title for f in result.findings}) == len(result.findings)
+
+
+def test_nothing_against_nothing_is_no_change():
+    """The rules that are shipped hold for an engine without the delayer, too."""
+    result = check("h100x2-off", baseline_of("h100x2-off"), "num_delay_passes:+50%")
+    assert verdict_of(result, "num_delay_passes") != "fail"
+    assert result.exit_code == 0

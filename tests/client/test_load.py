@@ -582,3 +582,29 @@ def test_summary_has_its_keys(tmp_path):
     assert promised - {"schema_version"} == known - {"schema_version"} | ends
     assert told["engines"][0]["lateness_ms"]["n"] == 4
     assert 0 <= told["engines"][0]["lateness_ms"]["p50"] <= told["engines"][0]["lateness_ms"]["max"]
+
+
+def test_a_broken_answer_does_not_give_the_key_away(tmp_path, monkeypatch, capsys):
+    """What aiohttp says of a broken answer holds the headers that were sent."""
+    monkeypatch.setenv("PDTRACE_API_KEY", "sk-secret")
+    empty = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+
+    def answer(server: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                peer, _ = server.accept()
+                asked = peer.recv(65536)
+                is_prompt = b"/generate" in asked
+                peer.sendall(b"garbage\r\n\r\n" if is_prompt else empty)
+                peer.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        main(
+            ["load", url, "-o", str(tmp_path / "d"), "--batch-size", "1", "--dp-size", "1", *SHORT]
+        )
+    said = capsys.readouterr()
+    written = b"".join(p.read_bytes() for p in (tmp_path / "d").glob("*"))
+    assert "failed: disconnected 1" in said.out + said.err
+    assert b"secret" not in (said.out + said.err).encode() + written

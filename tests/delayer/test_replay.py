@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 import pdtrace
@@ -181,6 +182,17 @@ def test_a_clients_clock_tells_no_turn():
     run = pdtrace.load(SAMPLES / "h100x2-off", sources=["scheduler_log", "client_log"])
     model = fit_engine(run, join_requests(run.requests))
     assert (model.load.arrival_source, model.turn_source) == ("sent", "default")
+
+
+def test_requests_of_ranks_that_are_not_there_are_left_out():
+    """A client may name a rank that the engine refused; the replay counts by rank."""
+    run = pdtrace.load(SAMPLES / "h100x2-off")
+    requests = join_requests(run.requests)
+    is_first = pl.int_range(pl.len()) == 10
+    other = pl.when(is_first).then(pl.lit(2, pl.UInt16)).otherwise(pl.col("dp_rank"))
+    model = fit_engine(run, requests.with_columns(other.alias("dp_rank")))
+    assert len(model.load) == len(fitted("h100x2-off").load) - 1
+    assert any("1 request of ranks" in note for note in model.notes)
 
 
 @pytest.mark.parametrize("phase", PHASES)
