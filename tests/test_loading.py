@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pdtrace.__main__ import main
 from pdtrace.errors import UsageError
 from pdtrace.loading import reason_for_nothing
 
+SAMPLES = Path(__file__).parent.parent / "sample_logs"
 LINES = sorted((Path(__file__).parent / "data" / "lines").glob("*.log"))
 
 
@@ -53,3 +55,13 @@ def test_a_given_size_is_held_against_the_input() -> None:
     assert not [w for w in pdtrace.load(log, dp_size=2).warnings if "--dp-size" in w]
     with pytest.raises(UsageError, match=r"--dp-size 1: .* DP rank 1"):
         pdtrace.load(log, dp_size=1)
+
+
+def test_a_damaged_file_beside_others_is_named(tmp_path: Path) -> None:
+    """A log that was cut off in copying must not vanish behind the spans beside it."""
+    run = tmp_path / "run"
+    shutil.copytree(SAMPLES / "cpu-dp4-on", run)
+    log = run / "server.log.gz"
+    log.write_bytes(log.read_bytes()[:15])
+    (warning,) = [w for w in pdtrace.load(run).warnings if "server.log.gz" in w]
+    assert warning.startswith("left out: ")

@@ -52,10 +52,12 @@ def read(
     inputs: list[_Wanted] = []
     owners: dict[str, str] = {}
     server_info: dict[str, Any] = {}
+    damaged: list[InputError] = []
     try:
         for path in paths:
             if path != "-" and Path(path).is_dir():
-                found, info = _open_directory(path)
+                found, info, unread = _open_directory(path)
+                damaged += unread
                 inputs += [(source, kind, False) for source, kind in found]
                 _refuse_second(path, {kind.name for _, kind in found}, owners)
                 server_info |= info
@@ -65,7 +67,9 @@ def read(
         if not wanted:
             raise _nothing_to_read(paths, [i[:2] for i in inputs], sources)
         options = ReadOptions(dp_size=dp_size, tz=tz, progress=progress, server_info=server_info)
-        return _read_wanted(wanted, options)
+        recording = _read_wanted(wanted, options)
+        left_out = tuple(f"left out: {error}" for error in damaged)
+        return replace(recording, warnings=(*left_out, *recording.warnings))
     finally:
         for source, _, _ in inputs:
             source.close()
@@ -163,19 +167,22 @@ def _open_file(path: str) -> tuple[Input, SourceFormat]:
     return source, found or FORMATS["scheduler_log"]
 
 
-def _open_directory(path: str) -> tuple[list[tuple[Input, SourceFormat]], dict[str, Any]]:
+def _open_directory(
+    path: str,
+) -> tuple[list[tuple[Input, SourceFormat]], dict[str, Any], list[InputError]]:
+    """What a directory holds: recognised files, the engine's own facts, files that are damaged."""
     found: list[tuple[Input, SourceFormat]] = []
     info: dict[str, Any] = {}
     try:
         names = sorted(p for p in Path(path).iterdir() if p.is_file())
     except OSError as e:
         raise InputError(f"cannot be read: {e.strerror or e}", path=path) from e
-    damaged: InputError | None = None
+    damaged: list[InputError] = []
     for name in names:
         try:
             source = Input(str(name))
         except InputError as e:  # most likely another tool's file; the log may be whole
-            damaged = damaged or e
+            damaged.append(e)
             continue
         kind = recognise(source.head) if source.head else None
         if kind is None:
@@ -187,14 +194,14 @@ def _open_directory(path: str) -> tuple[list[tuple[Input, SourceFormat]], dict[s
     if not any(f.read for _, f in found):
         for source, _ in found:
             source.close()
-        if damaged is not None:
-            raise damaged
+        if damaged:
+            raise damaged[0]
         raise InputError(
             "holds no scheduler log or other recording; expected lines such as"
             " '[2026-05-28 03:21:01 DP0 TP0] Prefill batch, #new-seq: 1, ...'",
             path=path,
         )
-    return found, info
+    return found, info, damaged
 
 
 def _read_server_info(path: Path) -> dict[str, Any]:
