@@ -189,7 +189,7 @@ def test_missing_extra_is_named(tmp_path, monkeypatch):
         read([str(path)])
     log = "[2026-05-28 03:00:00.000 DP0 TP0] Prefill batch [1], #new-seq: 1, #new-token: 8, "
     log += "#cached-token: 0, token usage: 0.00, #running-req: 0, #queue-req: 0\n"
-    (tmp_path / "server.log").write_text(log * 3)
+    (tmp_path / "server.log").write_text("".join(log.replace("[1]", f"[{n}]") for n in (1, 2, 3)))
     recording = read([str(tmp_path)])
     assert recording.num_events == 3
     assert any("pdtrace[otel]" in w for w in recording.warnings)
